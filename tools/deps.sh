@@ -1,0 +1,120 @@
+#!/bin/sh
+# What beamray needs to be built and tested: installed where there is apt (Debian,
+# Ubuntu), named where there is not. When everything is there it does nothing and
+# uses no network, so `make demo` and `make check` call it every time.
+#
+#   tools/deps.sh [--build]      with --build: only what building needs
+#
+# Exit code 0: all there; 1: something is missing and could not be installed.
+set -eu
+
+build='gcc make clang llvm libbpf-dev bpftool libelf-dev libdw-dev zlib1g-dev
+	libsqlite3-dev libjansson-dev libcap-ng-dev pkg-config'
+tests='erlang-base erlang-dev erlang-tools erlang-runtime-tools erlang-crypto
+	libcmocka-dev binutils clang-format clang-tidy shellcheck tmux gpgv
+	debian-archive-keyring xz-utils zstd python3 procps util-linux mmdebstrap
+	ca-certificates git'
+
+wanted=$build
+[ "${1:-}" = --build ] || wanted="$build $tests"
+
+# How other distributions call them.
+fedora='gcc make clang llvm libbpf-devel bpftool elfutils-libelf-devel elfutils-devel
+ zlib-devel sqlite-devel jansson-devel libcap-ng-devel pkgconf erlang libcmocka-devel
+ binutils clang-tools-extra ShellCheck tmux gnupg2 debian-keyring dpkg xz zstd python3
+ procps-ng util-linux git'
+arch='gcc make clang llvm libbpf bpf libelf zlib sqlite jansson libcap-ng pkgconf erlang
+ cmocka binutils shellcheck tmux gnupg debian-archive-keyring dpkg xz zstd python
+ procps-ng util-linux git'
+alpine='gcc musl-dev linux-headers make clang llvm libbpf-dev bpftool elfutils-dev zlib-dev
+ sqlite-dev jansson-dev libcap-ng-dev pkgconf argp-standalone erlang erlang-dev cmocka-dev
+ binutils clang-extra-tools shellcheck tmux gnupg debian-archive-keyring dpkg xz zstd
+ python3 procps util-linux git'
+
+# Without apt the packages cannot be looked up by name; these must be there.
+tools_needed='cc make clang llvm-strip bpftool pkg-config'
+libs_needed='libbpf libelf libdw zlib sqlite3 jansson libcap-ng'
+[ "${1:-}" = --build ] || {
+	tools_needed="$tools_needed erl shellcheck tmux gpgv xz python3 unshare"
+	libs_needed="$libs_needed cmocka"
+}
+
+missing_by_probe() {
+	for tool in $tools_needed; do
+		PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null 2>&1 || echo "$tool"
+	done
+	for lib in $libs_needed; do
+		pkg-config --exists "$lib" 2>/dev/null || echo "$lib"
+	done
+}
+
+missing_packages() {
+	for package in $wanted; do
+		# pkg-config is a name that pkgconf provides on newer releases.
+		case $package in
+		pkg-config)
+			command -v pkg-config >/dev/null 2>&1 && continue
+			;;
+		esac
+		status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+		[ "$status" = installed ] || echo "$package"
+	done
+}
+
+if ! command -v apt-get >/dev/null 2>&1 || ! command -v dpkg-query >/dev/null 2>&1; then
+	missing=$(missing_by_probe | tr '\n' ' ')
+	[ -n "$missing" ] || exit 0
+	id=''
+	# shellcheck disable=SC1091
+	[ ! -r /etc/os-release ] || id=$(. /etc/os-release && echo "${ID:-} ${ID_LIKE:-}")
+	echo "Missing here: $missing" >&2
+	case " $id " in
+	*fedora* | *rhel*) echo "Get them with: dnf install" $fedora >&2 ;;
+	*arch*) echo "Get them with: pacman -S --needed" $arch >&2 ;;
+	*alpine*) echo "Get them with: apk add" $alpine >&2 ;;
+	*)
+		echo "There is no apt here. The packages are called, on Fedora:" $fedora >&2
+		echo "on Arch:" $arch >&2
+		echo "on Alpine:" $alpine >&2
+		;;
+	esac
+	exit 1
+fi
+
+missing=$(missing_packages | tr '\n' ' ')
+[ -n "$missing" ] || exit 0
+
+as_root=''
+if [ "$(id -u)" -ne 0 ]; then
+	if command -v sudo >/dev/null 2>&1; then
+		as_root=sudo
+	else
+		echo "Missing packages, and neither root nor sudo to install them: $missing" >&2
+		exit 1
+	fi
+fi
+
+echo "Installing: $missing"
+apt() {
+	$as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+		-o Dpkg::Use-Pty=0 -o APT::Install-Recommends=false -o DPkg::Lock::Timeout=300 "$@"
+}
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# Known package lists may do; only when they do not, they are fetched, once.
+# shellcheck disable=SC2086 # a list of words
+if ! apt install $missing >"$log" 2>&1; then
+	apt update >"$log" 2>&1 || true
+	if ! apt install $missing >>"$log" 2>&1; then
+		tail -n 20 "$log" >&2
+		echo "apt could not install: $missing" >&2
+		exit 1
+	fi
+fi
+missing=$(missing_packages | tr '\n' ' ')
+[ -z "$missing" ] || {
+	echo "Still missing after apt: $missing" >&2
+	exit 1
+}
