@@ -45,7 +45,9 @@ struct chunk {
 };
 
 struct residency {
-	struct chunk **table; /* TABLE_SIZE pointers, zero pages where nothing is */
+	struct chunk **table; /* TABLE_SIZE pointers, most of it never touched */
+	struct chunk **chunks; /* those that exist, to free them without a walk over the table */
+	size_t n_chunks, size_chunks;
 	enum zero_page_method method;
 	uint64_t pages, swapped_pages, zero_pages, skipped_bytes;
 };
@@ -88,9 +90,19 @@ static int chunk_at(struct residency *r, uint64_t addr, struct chunk **out)
 	struct chunk **slot = &r->table[addr >> CHUNK_SHIFT];
 
 	if (!*slot) {
+		if (r->n_chunks == r->size_chunks) {
+			size_t size = r->size_chunks ? r->size_chunks * 2 : 64;
+			struct chunk **bigger = realloc(r->chunks, size * sizeof(*bigger));
+
+			if (!bigger)
+				return -ENOMEM;
+			r->chunks = bigger;
+			r->size_chunks = size;
+		}
 		*slot = calloc(1, sizeof(**slot));
 		if (!*slot)
 			return -ENOMEM;
+		r->chunks[r->n_chunks++] = *slot;
 	}
 	*out = *slot;
 	return 0;
@@ -391,11 +403,9 @@ void residency_free(struct residency *r)
 
 	if (!r)
 		return;
-	/* only the table's own resident pages can hold pointers; walking 2M slots
-	 * reads zero pages for the rest, 16 MiB, so skip by page through mincore's
-	 * cheaper cousin: the chunks are few, the slots are looked at in order */
-	for (i = 0; i < TABLE_SIZE; i++)
-		free(r->table[i]);
+	for (i = 0; i < r->n_chunks; i++)
+		free(r->chunks[i]);
+	free(r->chunks);
 	munmap(r->table, TABLE_SIZE * sizeof(*r->table));
 	free(r);
 }
