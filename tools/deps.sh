@@ -6,6 +6,7 @@
 #   tools/deps.sh [--build]      with --build: only what building needs
 #
 # Exit code 0: all there; 1: something is missing and could not be installed.
+# shellcheck disable=SC2086 # package lists are lists of words
 set -eu
 
 build='gcc make clang llvm libbpf-dev bpftool libelf-dev libdw-dev zlib1g-dev
@@ -39,9 +40,19 @@ libs_needed='libbpf libelf libdw zlib sqlite3 jansson libcap-ng'
 	libs_needed="$libs_needed cmocka"
 }
 
+PATH=$PATH:/usr/sbin:/sbin
+
+have() {
+	command -v "$1" >/dev/null 2>&1
+}
+
+foreign_erlang() {
+	have erl && ! dpkg-query -W erlang-base >/dev/null 2>&1
+}
+
 missing_by_probe() {
 	for tool in $tools_needed; do
-		PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null 2>&1 || echo "$tool"
+		have "$tool" || echo "$tool"
 	done
 	for lib in $libs_needed; do
 		pkg-config --exists "$lib" 2>/dev/null || echo "$lib"
@@ -50,18 +61,19 @@ missing_by_probe() {
 
 missing_packages() {
 	for package in $wanted; do
-		# pkg-config is a name that pkgconf provides on newer releases.
+		# The same thing may have come under another name: pkgconf, an Erlang
+		# from elsewhere, Ubuntu's bpftool.
 		case $package in
-		pkg-config)
-			command -v pkg-config >/dev/null 2>&1 && continue
-			;;
+		pkg-config) have pkg-config && continue ;;
+		bpftool) have bpftool && continue ;;
+		erlang-*) foreign_erlang && continue ;;
 		esac
 		status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
 		[ "$status" = installed ] || echo "$package"
 	done
 }
 
-if ! command -v apt-get >/dev/null 2>&1 || ! command -v dpkg-query >/dev/null 2>&1; then
+if ! have apt-get || ! have dpkg-query; then
 	missing=$(missing_by_probe | tr '\n' ' ')
 	[ -n "$missing" ] || exit 0
 	id=''
@@ -81,12 +93,18 @@ if ! command -v apt-get >/dev/null 2>&1 || ! command -v dpkg-query >/dev/null 2>
 	exit 1
 fi
 
+# Ubuntu has bpftool in its kernel's tools.
+if grep -qs '^ID=ubuntu' /etc/os-release; then
+	wanted="$(echo $wanted | sed 's/\bbpftool\b//')"
+	have bpftool || wanted="$wanted linux-tools-common linux-tools-generic"
+fi
+
 missing=$(missing_packages | tr '\n' ' ')
 [ -n "$missing" ] || exit 0
 
 as_root=''
 if [ "$(id -u)" -ne 0 ]; then
-	if command -v sudo >/dev/null 2>&1; then
+	if have sudo; then
 		as_root=sudo
 	else
 		echo "Missing packages, and neither root nor sudo to install them: $missing" >&2
@@ -104,7 +122,6 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 # Known package lists may do; only when they do not, they are fetched, once.
-# shellcheck disable=SC2086 # a list of words
 if ! apt install $missing >"$log" 2>&1; then
 	apt update >"$log" 2>&1 || true
 	if ! apt install $missing >>"$log" 2>&1; then

@@ -1,0 +1,36 @@
+#!/bin/bash
+# Style of what is in the tree: clang-format, clang-tidy, shellcheck. clang-tidy is
+# slow and looks only at C files that differ from origin/main (all with --all, or
+# when there is no such branch). LINT_FLAGS are the compiler's (set by the Makefile).
+set -u
+cd "$(dirname "$0")/.." || exit 1
+
+status=0
+mapfile -t c_files < <(git ls-files -co --exclude-standard '*.c' '*.h' | while read -r f; do [ -e "$f" ] && echo "$f"; done)
+mapfile -t scripts < <(git ls-files -co --exclude-standard |
+	while read -r f; do
+		[ -f "$f" ] && head -n 1 "$f" | grep -qE '^#!.*\b(ba|da)?sh\b' && echo "$f"
+	done)
+
+if [ ${#c_files[@]} -gt 0 ]; then
+	clang-format --dry-run -Werror "${c_files[@]}" || status=1
+fi
+
+base=$(git merge-base HEAD origin/main 2>/dev/null || true)
+if [ "${1:-}" = --all ] || [ -z "$base" ]; then
+	tidy=("${c_files[@]}")
+else
+	mapfile -t tidy < <(git diff --name-only --diff-filter=d "$base" -- '*.c'
+		git ls-files -o --exclude-standard '*.c')
+fi
+for file in "${tidy[@]}"; do
+	case $file in
+	# BPF programs and NIFs are compiled with other headers.
+	*.bpf.c | tests/scenarios/* | *.h) continue ;;
+	esac
+	# shellcheck disable=SC2086 # a list of flags
+	clang-tidy --quiet "$file" -- ${LINT_FLAGS:-} 2>/dev/null || status=1
+done
+
+[ ${#scripts[@]} -eq 0 ] || shellcheck "${scripts[@]}" || status=1
+exit $status
