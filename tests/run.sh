@@ -16,6 +16,7 @@
 # a line counts as a failure. A line `# timeout: SECONDS` in its head sets its time
 # limit (default 300). Whatever a test prints is kept in build/tests/log.
 set -u
+unset MAKEFLAGS MAKELEVEL MFLAGS
 cd "$(dirname "$0")/.." || exit 1
 PATH=$PATH:/usr/sbin:/sbin
 
