@@ -6,7 +6,7 @@
 
 #include "erts/allocator.h"
 
-#define CARRIER_TYPES 16 /* more than ERTS has allocators */
+#define CARRIER_TYPES ALLOC_TYPES
 
 struct carrier {
 	uint64_t addr; /* of Carrier_t */
