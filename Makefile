@@ -184,7 +184,7 @@ deps:
 demo:
 	@tools/deps.sh
 	@$(MAKE) --no-print-directory all
-	@tools/demo.sh
+	@tools/demo.py
 
 check:
 	@tools/deps.sh

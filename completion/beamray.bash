@@ -1,0 +1,53 @@
+# bash completion for beamray                              -*- shell-script -*-
+
+_beamray_pids()
+{
+	local dir comm
+	for dir in /proc/[0-9]*; do
+		{ read -r comm <"$dir/comm"; } 2>/dev/null || continue
+		[[ $comm == beam* ]] && echo "${dir#/proc/}"
+	done
+}
+
+_beamray()
+{
+	local cur prev command='' word
+	cur=${COMP_WORDS[COMP_CWORD]}
+	prev=${COMP_WORDS[COMP_CWORD - 1]}
+	COMPREPLY=()
+
+	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+		if [[ $word != -* ]]; then
+			command=$word
+			break
+		fi
+	done
+
+	case $prev in
+	-p | --pid)
+		mapfile -t COMPREPLY < <(compgen -W "$(_beamray_pids)" -- "$cur")
+		return
+		;;
+	-o | --output)
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		return
+		;;
+	--unit)
+		mapfile -t COMPREPLY < <(compgen -W "B KiB MiB GiB auto" -- "$cur")
+		return
+		;;
+	-i | --interval | -c | --count)
+		return
+		;;
+	esac
+
+	local options='-h --help -V --version'
+	case $command in
+	'') options="memory check $options" ;;
+	memory) options="-p --pid --json -i --interval -c --count --unit --quick -o --output -v --verbose -h --help" ;;
+	check) options="-p --pid --json -o --output -v --verbose -h --help" ;;
+	*) return ;;
+	esac
+	mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
+} &&
+	complete -F _beamray beamray
