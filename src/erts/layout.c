@@ -1,23 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The built-in layout tables and the list of what a layout holds. See layout.h.
+ * The list of what a layout holds, and what can be said of any layout. See layout.h.
+ *
+ * The built-in tables are not referred to here, so that the generator can be built without them.
  */
 #include "erts/layout.h"
 
 #include <string.h>
-
-#include "erts/layouts/tables.h"
-
-/*
- * In order of release; within a release the flavour that it is normally built with comes first:
- * layout_find() without a flavour takes the first that matches.
- */
-static const struct layout *const tables[] = {
-	&layout_otp_23_x86_64,
-	&layout_otp_25_x86_64,
-	&layout_otp_27_x86_64,
-	&layout_otp_29_x86_64,
-};
 
 static const struct layout_item items[] = {
 #define LAYOUT_TYPE(t, names)                                                                      \
@@ -33,27 +22,6 @@ static const struct layout_item items[] = {
 
 #define ARRAY_LENGTH(a) (sizeof(a) / sizeof((a)[0]))
 
-size_t layout_count(void)
-{
-	return ARRAY_LENGTH(tables);
-}
-
-const struct layout *layout_at(size_t i)
-{
-	return i < ARRAY_LENGTH(tables) ? tables[i] : NULL;
-}
-
-const struct layout *layout_find(int otp_major, const char *flavor)
-{
-	for (size_t i = 0; i < ARRAY_LENGTH(tables); i++) {
-		if (tables[i]->otp_major != otp_major)
-			continue;
-		if (!flavor || strcmp(tables[i]->flavor, flavor) == 0)
-			return tables[i];
-	}
-	return NULL;
-}
-
 size_t layout_item_count(void)
 {
 	return ARRAY_LENGTH(items);
@@ -62,6 +30,22 @@ size_t layout_item_count(void)
 const struct layout_item *layout_item(size_t i)
 {
 	return i < ARRAY_LENGTH(items) ? &items[i] : NULL;
+}
+
+uint32_t layout_list_id(void)
+{
+	uint32_t id = 2166136261u; /* FNV-1a; any hash would do, it only has to notice changes */
+
+	for (size_t i = 0; i < ARRAY_LENGTH(items); i++) {
+		const char *texts[] = {items[i].name, items[i].paths};
+
+		for (size_t j = 0; j < ARRAY_LENGTH(texts); j++) {
+			for (const char *c = texts[j]; *c; c++)
+				id = (id ^ (unsigned char)*c) * 16777619u;
+			id = (id ^ '\n') * 16777619u;
+		}
+	}
+	return id;
 }
 
 struct layout_field layout_item_field(const struct layout *l, const struct layout_item *item)

@@ -48,6 +48,7 @@ struct layout {
 	const char *arch;      /* "x86_64" */
 	const char *flavor;    /* "jit" or "emu" */
 	const char *source;    /* what was measured, in words */
+	uint32_t list_id;      /* layout_list_id() of the list that a table was made from */
 
 #define LAYOUT_TYPE(type, names) uint32_t size_##type;
 #define LAYOUT_FIELD(type, field, paths) struct layout_field type##__##field;
@@ -98,6 +99,12 @@ const struct layout *layout_at(size_t i);
 /* The entries of layout_fields.def in their order; NULL past the end. */
 const struct layout_item *layout_item(size_t i);
 size_t layout_item_count(void);
+
+/*
+ * A number that changes with every change to layout_fields.def. A table with another one is stale:
+ * fields added since would read as "at offset 0" (tests/unit/test_layout.c refuses such a tree).
+ */
+uint32_t layout_list_id(void);
 
 /*
  * One entry's value within a layout, as offset and size (a type: {0, size}).
