@@ -51,8 +51,15 @@ const struct image_segment *image_segments(const struct image *i, size_t *n);
 bool image_holds(const struct image *i, uint64_t addr);
 
 /* Exact symbol by name: .symtab if there, else .dynsym, and debug files added
- * by image_debuginfo(). Returns true and fills *out if it is defined. */
+ * by image_debuginfo(). Of several versions the default one is taken; of
+ * several symbols of one name a global one. An STT_GNU_IFUNC's address is its
+ * resolver's. Thread-local and absolute symbols have no address and are left
+ * out. Returns true and fills *out if it is defined. */
 bool image_symbol(struct image *i, const char *name, struct image_symbol *out);
+/* All symbols of that name (a debug file may hold several static ones), the
+ * one that image_symbol() takes first. Returns how many there are, and fills
+ * at most `max`. */
+size_t image_symbol_all(struct image *i, const char *name, struct image_symbol *out, size_t max);
 /* The function or object whose extent holds `addr`; false if none does (never
  * the nearest one). */
 bool image_symbol_at(struct image *i, uint64_t addr, struct image_symbol *out);
@@ -67,6 +74,9 @@ int image_open(const struct image *i);
  * .debug_info, .gnu_debuglink or build-id under /usr/lib/debug (the target's
  * root first, then ours; build-id verified). -ENOENT when there is none. */
 int image_debug_open(struct target *t, const struct image *i);
+/* Adds the symbols of the separate debug file, if there is one: 0, -ENOENT,
+ * -EINVAL (damaged), -ENOMEM. */
+int image_debuginfo(struct target *t, struct image *i);
 /* Extent of a section by name in run-time addresses; false if it is absent or
  * not loaded. */
 bool image_section(struct image *i, const char *name, uint64_t *start, uint64_t *end);

@@ -8,6 +8,7 @@
 #include "target/mappings.h"
 
 #define SYSTEM_UNKNOWN UINT64_MAX /* a figure that could not be had */
+#define SYSTEM_UNLIMITED (UINT64_MAX - 1) /* of a limit: there is none */
 
 struct system_memory {	  /* bytes; SYSTEM_UNKNOWN where not known */
 	uint64_t rss;	  /* VmRSS: approximate since Linux 6.2 */
