@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One look at a target: everything a ledger is made from, taken in one go.
+ *
+ * An observer stays open between looks and keeps what does not change (which
+ * release, where the globals are); a look holds what was true at one moment.
+ */
+#ifndef BEAMRAY_LEDGER_LOOK_H
+#define BEAMRAY_LEDGER_LOOK_H
+
+#include "erts/carrier.h"
+#include "libc/glibc.h"
+#include "target/system.h"
+
+struct observer {
+	struct target *target;
+	struct mappings *maps;	/* as vm_open() saw them; vm and images borrow them */
+	struct images *images;
+	struct vm *vm;
+};
+
+struct look {
+	struct timespec when; /* CLOCK_REALTIME, just before the pagemap pass */
+	double seconds;	      /* wall time the look took */
+	struct system_memory os;
+	struct mappings *maps, *maps_after; /* before and after the walk */
+	struct residency *res;
+	struct allocators *allocators;
+	struct carriers *carriers;
+	struct vm_ranges *ranges;
+	struct vm_thread *threads; /* the VM's own */
+	size_t n_threads;
+	struct libc_heap *libc;
+	struct libc_stack *stacks;
+	size_t n_stacks;
+	struct vm_memory memory;
+	struct vm_counts counts;
+	struct target_io io; /* what the look cost the target */
+};
+
+struct look_opts {
+	bool quick;    /* statistics only: blocks and heap chunks are not walked */
+	bool tag_pids; /* split tag sums by process or port (27 on) */
+	bool rollup;   /* read smaps_rollup whatever the size */
+};
+
+/* Recognises the VM in `t` (borrowed). Errors as vm_open(). */
+int observer_open(struct target *t, struct observer **out, struct error *err);
+void observer_close(struct observer *o);
+
+/* Takes one look, in a guarded thread (target_guard()). On -ETIMEDOUT the
+ * observer must not be used nor closed any more. */
+int look_take(struct observer *o, const struct look_opts *opts, struct look **out,
+	      struct error *err);
+void look_free(struct look *l);
+
+#endif
