@@ -53,6 +53,9 @@ struct carriers {
 	uint64_t counter_mismatch; /* walked clean but off the carrier's own counters */
 	uint64_t lost_bytes;	 /* carriers_size by statistics minus found, when positive */
 	uint64_t overlaps;	 /* carriers dropped because they overlapped another */
+	uint64_t bad_tags;	 /* tagged blocks whose tag was not (yet) one: not in tags[] */
+	uint64_t unseen;	 /* carriers newer than the residency picture: resident is 0 */
+	uint64_t list_retries;	 /* lists that were walked again because they changed */
 };
 
 struct carriers_opts {
