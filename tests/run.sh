@@ -65,7 +65,6 @@ run() { # NAME SECONDS COMMAND...
 			'not ok'*)
 				n_bad=$((n_bad + 1))
 				failures+=("$name: $lines")
-				printf '%s\n' "$lines"
 				;;
 			esac
 		done < <(grep -aE '^[[:space:]]*(ok|not ok)\b' "$out" | sed 's/^[[:space:]]*//')
@@ -82,7 +81,7 @@ run() { # NAME SECONDS COMMAND...
 		n_bad=1
 		failures+=("$name: said nothing")
 	fi
-	[ $n_bad -eq 0 ] || tail -n 40 "$out" | sed 's/^/    /'
+	[ $n_bad -eq 0 ] || grep -avE '^[[:space:]]*ok\b' "$out" | tail -n 40 | sed 's/^/    /'
 	printf '   %d ok, %d not ok (%d s)\n' $n_ok $n_bad $((SECONDS - before))
 	passed=$((passed + n_ok))
 	failed=$((failed + n_bad))

@@ -271,3 +271,66 @@ def beamray(*args, timeout=60, program=None, prefix=()):
 
 def memory(pid, *args, **options):
     return beamray("memory", "-p", pid, "--json", *args, **options)
+
+
+# ---- real systems ------------------------------------------------------------
+
+class System:
+    """RabbitMQ, ejabberd or elixir of a Debian suite (tools/roots/system.sh), running."""
+
+    def __init__(self, name, suite="bookworm", timeout=120):
+        cmd = ["%s/tools/roots/system.sh" % TOP, "run", name, suite]
+        WORK.mkdir(parents=True, exist_ok=True)
+        self.log = open(WORK / ("system-%s-%s.log" % (name, suite)), "w+b")
+        self.process = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=self.log,
+                                        stderr=subprocess.STDOUT)
+        NODES.append(self)
+        deadline = time.monotonic() + timeout
+        while b"\nready\n" not in b"\n" + self.text():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                tail = self.text()[-500:].decode("utf-8", "replace")
+                self.stop()
+                raise NodeError("%s of %s did not start: %s" % (name, suite, tail))
+            time.sleep(0.1)
+        beams = [pid for pid in descendants(self.process.pid) if is_beam(pid)]
+        if not beams:
+            self.stop()
+            raise NodeError("%s of %s: no BEAM among its processes" % (name, suite))
+        self.pid = beams[0]
+
+    def text(self):
+        self.log.seek(0)
+        return self.log.read()
+
+    def stop(self):
+        if self not in NODES:
+            return
+        NODES.remove(self)
+        # unshare kills the first process of the namespace, and the kernel all others.
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+def descendants(pid):
+    try:
+        children = Path("/proc/%d/task/%d/children" % (pid, pid)).read_text().split()
+    except OSError:
+        return []
+    found = []
+    for child in map(int, children):
+        found += [child] + descendants(child)
+    return found
+
+
+def is_beam(pid):
+    try:
+        return os.path.basename(os.readlink("/proc/%d/exe" % pid)).startswith("beam")
+    except OSError:
+        return False
