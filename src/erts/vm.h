@@ -14,6 +14,7 @@ struct vm {
 	const struct mappings *maps; /* borrowed; replaced by vm_refresh() */
 	struct images *images;	     /* borrowed */
 	struct image *exe;	     /* beam.smp */
+	int exe_fd;		     /* its file, or -1: for pages of it that are not resident */
 	const struct residency *res; /* borrowed; may be NULL (then reads are unconditional) */
 
 	const struct layout *layout;
@@ -46,6 +47,15 @@ struct vm {
 int vm_open(struct target *t, const struct mappings *maps, struct images *images, struct vm **out,
 	    struct error *err);
 void vm_close(struct vm *vm);
+
+/* The same with choices, for tests; NULL means vm_open(). */
+struct vm_open_opts {
+	bool signatures_only;	     /* as if the executable exported nothing */
+	bool no_debuginfo;	     /* use a built-in table even where debug info is there */
+	const struct layout *layout; /* only this one, instead of the release's own */
+};
+int vm_open_opts(struct target *t, const struct mappings *maps, struct images *images,
+		 const struct vm_open_opts *opts, struct vm **out, struct error *err);
 
 /* Reads through the residency picture when there is one (pages that are not
  * resident are not touched), else directly. 0, or -EFAULT, -ENODATA (the page

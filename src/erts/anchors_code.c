@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Recognising the VM's knowledge of its code, and three counters.
+ *
+ * __jit_debug_descriptor is gdb's JIT interface: {u32 version = 1, u32 action,
+ * relevant, first}; first heads a list of {next, prev, symfile, size}, whose
+ * head has no prev and whose next points back.
+ *
+ * r[] of beam_ranges.c: per code index {modules, n, allocated, mid}, the
+ * modules sorted by address, mid inside them.
+ *
+ * Counters have no shape. They are recognised by value: what a counter counts
+ * is counted by walking the structures, and the word that equals the sum is the
+ * counter. erts_total_code_size is the sum of the code lengths in the module
+ * table; atom_space is the sum of the lengths of all atoms whose text does not
+ * lie in the image; erts_ets_misc_mem_size is the size of the table of table
+ * names and a little more.
+ */
+#include "erts/anchors_find.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MODULES_MAX 65536U /* MODULE_LIMIT */
+#define ATOMS_MAX (1U << 22)
+#define COUNTER_NEAR 8192 /* bytes around a file's other statics */
+#define PAGE_CACHE 64
+
+/* ---- JIT descriptor ----------------------------------------------------------------------- */
+
+bool anchor_is_jit_descriptor(const struct anchor_search *s, uint64_t addr)
+{
+	uint64_t relevant, first, entry[4], next[4];
+	uint32_t version, action;
+
+	if (!image_copy_u32(s->copy, addr, &version) || version != 1 ||
+	    !image_copy_u32(s->copy, addr + 4, &action) || action > 2 ||
+	    !image_copy_u64(s->copy, addr + 8, &relevant) ||
+	    !image_copy_u64(s->copy, addr + 16, &first) || !anchor_pointer(s, first) ||
+	    (relevant && !anchor_pointer(s, relevant)))
+		return false;
+	/* {next, prev, symfile, size} */
+	if (!anchor_read(s, first, entry, sizeof(entry)) || entry[1] || !anchor_pointer(s, entry[0]) ||
+	    !entry[2] || entry[3] < 4 || entry[3] > (1ULL << 30))
+		return false;
+	return anchor_read(s, entry[0], next, sizeof(next)) && next[1] == first;
+}
+
+/* ---- Code ranges -------------------------------------------------------------------------- */
+
+bool anchor_is_ranges(const struct anchor_search *s, uint64_t addr)
+{
+	const struct layout *l = s->l;
+	uint64_t n_index = layout_has_const(l->num_code_ix) ? (uint64_t)l->num_code_ix : 3;
+	unsigned filled = 0;
+
+	if (!l->size_code_ranges || !l->size_code_range)
+		return false;
+	for (uint64_t i = 0; i < n_index; i++) {
+		uint64_t e = addr + i * l->size_code_ranges, modules, n, allocated, mid, prev = 0;
+
+		if (!anchor_field(s, e, l->code_ranges__modules, &modules) ||
+		    !anchor_field(s, e, l->code_ranges__n, &n) ||
+		    !anchor_field(s, e, l->code_ranges__allocated, &allocated) ||
+		    !anchor_field(s, e, l->code_ranges__mid, &mid))
+			return false;
+		if (n > allocated || allocated > 2 * MODULES_MAX)
+			return false;
+		if (!n) {
+			if (modules && !anchor_pointer(s, modules))
+				return false;
+			continue;
+		}
+		if (!anchor_pointer(s, modules) || mid < modules ||
+		    mid >= modules + allocated * l->size_code_range ||
+		    (mid - modules) % l->size_code_range)
+			return false;
+		for (uint64_t k = 0; k < n && k < 64; k++) {
+			uint64_t r[2];
+
+			if (!anchor_read(s, modules + k * l->size_code_range, r, sizeof(r)) ||
+			    r[0] < prev || r[1] < r[0] || !anchor_pointer(s, r[0] & ~7ULL))
+				return false;
+			prev = r[1];
+		}
+		filled++;
+	}
+	return filled > 0;
+}
+
+static void find_ranges(struct anchor_search *s)
+{
+	const struct layout *l = s->l;
+
+	if (!anchor_missing(s, A_RANGES))
+		return;
+	if (!l->size_code_ranges) {
+		s->a->v[A_RANGES].why = "the layout does not know the table of code ranges";
+		return;
+	}
+	for (size_t i = 0; i < s->copy->n; i++) {
+		const struct image_piece *p = &s->copy->v[i];
+
+		for (uint64_t at = p->start; p->write && at + 96 <= p->end; at += 8) {
+			uint64_t modules, n;
+
+			if (!anchor_field(s, at, l->code_ranges__modules, &modules) ||
+			    !anchor_field(s, at, l->code_ranges__n, &n) || !n ||
+			    n > 2 * MODULES_MAX || !anchor_pointer(s, modules))
+				continue;
+			if (anchor_is_ranges(s, at)) {
+				anchor_set(s, A_RANGES, at, ANCHOR_SIGNATURE);
+				return;
+			}
+		}
+	}
+}
+
+/* ---- Sum of code -------------------------------------------------------------------------- */
+
+/* Sum of code lengths, current and old, over one code index's module table. */
+static uint64_t code_sum(const struct anchor_search *s, uint64_t table)
+{
+	const struct layout *l = s->l;
+	uint64_t entries, segs, sum = 0, slots[1024];
+
+	if (!anchor_field(s, table, l->IndexTable__entries, &entries) ||
+	    !anchor_field(s, table, l->IndexTable__seg_table, &segs) || entries > MODULES_MAX ||
+	    !layout_has(l->Module__curr_code_length) || !layout_has(l->Module__old_code_length))
+		return 0;
+	for (uint64_t i = 0; i < entries; i++) {
+		uint64_t seg;
+		uint32_t length = 0;
+
+		if (i % 1024 == 0 &&
+		    (!anchor_u64(s, segs + i / 1024 * 8, &seg) ||
+		     !anchor_read(s, seg, slots,
+				  8 * (entries - i < 1024 ? entries - i : 1024))))
+			return 0;
+		if (!anchor_read(s, slots[i % 1024] + (uint64_t)l->Module__curr_code_length.offset,
+				 &length, 4))
+			return 0;
+		sum += length;
+		if (!anchor_read(s, slots[i % 1024] + (uint64_t)l->Module__old_code_length.offset,
+				 &length, 4))
+			return 0;
+		sum += length;
+	}
+	return sum;
+}
+
+static void find_code_size(struct anchor_search *s)
+{
+	uint64_t tables = s->a->v[A_MODULE_TABLES].addr;
+
+	for (uint64_t i = 0; i < 3 && tables && anchor_missing(s, A_TOTAL_CODE_SIZE); i++) {
+		uint64_t sum = code_sum(s, tables + i * s->l->size_IndexTable);
+
+		/* Smaller numbers could be anything; kernel and stdlib alone are
+		 * more than this. */
+		if (sum < 65536)
+			continue;
+		anchor_set(s, A_TOTAL_CODE_SIZE, image_copy_find_word(s->copy, sum, 0),
+			   ANCHOR_SIGNATURE);
+	}
+}
+
+static void find_bif_table(struct anchor_search *s)
+{
+	/* {BifFunction f, traced/eterm mfa...}: bif_table[i] begins with the
+	 * atoms {module, name, arity}. erlang:abs/1 or similar heads it in every
+	 * release: three words, an atom, an atom, a small arity; then a function.
+	 * The longest run of such entries is the table. */
+	uint64_t best = 0, best_n = 0, start = 0, stop = 0;
+
+	if (!anchor_missing(s, A_BIF_TABLE) ||
+	    !image_section(s->exe, ".text", &start, &stop))
+		return;
+	for (size_t i = 0; i < s->copy->n; i++) {
+		const struct image_piece *p = &s->copy->v[i];
+
+		for (uint64_t at = 0; p->write && at + 48 <= p->end - p->start; at += 8) {
+			uint64_t n = 0, e[6];
+
+			while (at + 48 * (n + 1) <= p->end - p->start) {
+				memcpy(e, p->data + at + 48 * n, sizeof(e));
+				if ((e[0] & 0x3f) != 0xb || (e[1] & 0x3f) != 0xb || e[2] > 255 ||
+				    e[0] >> 32 || e[1] >> 32 || e[3] < start || e[3] >= stop)
+					break;
+				n++;
+			}
+			if (n > best_n) {
+				best_n = n;
+				best = p->start + at;
+			}
+			if (n)
+				at += 48 * n - 8;
+		}
+	}
+	if (best_n >= 300)
+		anchor_set(s, A_BIF_TABLE, best, ANCHOR_SIGNATURE);
+}
+
+void anchors_find_code(struct anchor_search *s)
+{
+	if (anchor_missing(s, A_JIT_DESCRIPTOR))
+		for (size_t i = 0; i < s->copy->n; i++) {
+			const struct image_piece *p = &s->copy->v[i];
+
+			for (uint64_t at = p->start; p->write && at + 24 <= p->end; at += 8)
+				if (anchor_is_jit_descriptor(s, at)) {
+					anchor_set(s, A_JIT_DESCRIPTOR, at, ANCHOR_SIGNATURE);
+					break;
+				}
+		}
+	find_ranges(s);
+	find_code_size(s);
+	find_bif_table(s);
+}
+
+/* ---- Atom text ------------------------------------------------------------------------------ */
+
+struct page_cache {
+	uint64_t page[PAGE_CACHE];
+	unsigned char data[PAGE_CACHE][TARGET_PAGE];
+};
+
+/* Small reads of neighbours, a system call a page. */
+static bool cached_read(const struct anchor_search *s, struct page_cache *c, uint64_t addr,
+			void *buf, size_t len)
+{
+	while (len) {
+		uint64_t page = addr & ~(TARGET_PAGE - 1);
+		size_t slot = page / TARGET_PAGE % PAGE_CACHE, off = addr - page;
+		size_t here = TARGET_PAGE - off < len ? TARGET_PAGE - off : len;
+
+		if (c->page[slot] != page) {
+			c->page[slot] = 0;
+			if (!anchor_read(s, page, c->data[slot], TARGET_PAGE))
+				return false;
+			c->page[slot] = page;
+		}
+		memcpy(buf, c->data[slot] + off, here);
+		buf = (char *)buf + here;
+		addr += here;
+		len -= here;
+	}
+	return true;
+}
+
+/* Bytes of text of all atoms that are not the emulator's own: those of
+ * erl_atom_names[] keep their text in the image and are not counted, up to 27
+ * (init_atom_table()). From 28 on, text lies in literals and all count. */
+static bool atom_text_sum(const struct anchor_search *s, uint64_t *sum)
+{
+	const struct layout *l = s->l;
+	uint64_t table = s->a->v[A_ATOM_TABLE].addr, segs, slots[1024];
+	struct page_cache *c;
+	uint32_t entries;
+	bool ok = false;
+
+	*sum = 0;
+	if (!table || !layout_has(l->Atom__len) ||
+	    !anchor_read(s, table + (uint64_t)l->IndexTable__entries.offset, &entries, 4) ||
+	    !anchor_u64(s, table + (uint64_t)l->IndexTable__seg_table.offset, &segs) ||
+	    entries > ATOMS_MAX)
+		return false;
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return false;
+	for (uint32_t i = 0; i < entries; i++) {
+		uint64_t seg, name = 0;
+		uint16_t len;
+
+		if (i % 1024 == 0 &&
+		    (!anchor_u64(s, segs + i / 1024 * 8, &seg) ||
+		     !anchor_read(s, seg, slots, 8 * (entries - i < 1024 ? entries - i : 1024))))
+			goto out;
+		if (!cached_read(s, c, slots[i % 1024] + (uint64_t)l->Atom__len.offset, &len, 2))
+			goto out;
+		if (!layout_has(l->Atom__u_bin)) {
+			if (!layout_has(l->Atom__name) ||
+			    !cached_read(s, c, slots[i % 1024] + (uint64_t)l->Atom__name.offset,
+					 &name, 8))
+				goto out;
+			if (image_holds(s->exe, name))
+				continue;
+		}
+		*sum += len;
+	}
+	ok = true;
+out:
+	free(c);
+	return ok;
+}
+
+static void find_atom_text(struct anchor_search *s)
+{
+	/* AtomText of atom.c, 23 to 27: a next pointer and 32 KiB of text. */
+	const uint64_t chunk = 32768 + 8;
+	uint64_t table = s->a->v[A_ATOM_TABLE].addr, sum, at, value;
+
+	if (!table || (!anchor_missing(s, A_ATOM_TEXT_USED) &&
+		       !anchor_missing(s, A_ATOM_TEXT_RESERVED)))
+		return;
+	/* Atoms may come while we count; two sums a moment apart tell. */
+	for (int try = 0; try < 3 && anchor_missing(s, A_ATOM_TEXT_USED); try++) {
+		if (!atom_text_sum(s, &sum) || !sum)
+			return;
+		for (at = table - COUNTER_NEAR; at < table + COUNTER_NEAR; at += 8)
+			if (image_copy_data(s->copy, at) && anchor_u64(s, at, &value) &&
+			    value == sum) {
+				anchor_set(s, A_ATOM_TEXT_USED, at, ANCHOR_SIGNATURE);
+				break;
+			}
+	}
+	at = s->a->v[A_ATOM_TEXT_USED].addr;
+	if (!at)
+		return;
+	if (layout_has(s->l->Atom__u_bin)) {
+		/* 28 and later: what is used is what is reserved. */
+		anchor_set(s, A_ATOM_TEXT_RESERVED, at, ANCHOR_DERIVED);
+		return;
+	}
+	sum = 0;
+	anchor_u64(s, at, &sum);
+	for (at = table - COUNTER_NEAR; at < table + COUNTER_NEAR; at += 8)
+		if (image_copy_data(s->copy, at) && anchor_u64(s, at, &value) && value &&
+		    value % chunk == 0 && value >= sum && value - sum < sum / 8 + 4 * chunk) {
+			anchor_set(s, A_ATOM_TEXT_RESERVED, at, ANCHOR_SIGNATURE);
+			return;
+		}
+}
+
+/* ---- ETS ------------------------------------------------------------------------------------ */
+
+#define NIL_TERM 0xfffffffffffffffbULL /* NIL of erl_term.h, 64 bits, every release */
+
+/* The first buckets of meta_name_tab (erl_db.c). Up to 27 a bucket is
+ * {table or vector, name}, an empty one {NULL, NIL}; from 28 it is {entries,
+ * size, capacity, {name, table}} and `entries` of an unshared one points to what
+ * follows it. Returns the bucket's size, 0 if it is no such table. */
+static uint64_t name_table_bucket(const struct anchor_search *s, uint64_t addr)
+{
+	uint64_t w[256];
+	unsigned empty = 0, i;
+
+	if (!anchor_pointer(s, addr) || !anchor_read(s, addr, w, sizeof(w)))
+		return 0;
+	for (i = 0; i < 128; i++) {
+		uint64_t tb = w[2 * i], name = w[2 * i + 1];
+
+		if (tb == 0 && name == NIL_TERM)
+			empty++;
+		else if (!anchor_pointer(s, tb))
+			break;
+	}
+	if (i == 128 && empty >= 64)
+		return 16;
+	empty = 0;
+	for (i = 0; i < 64; i++) {
+		uint64_t self = addr + 32 * i;
+
+		if (w[4 * i] == self + 8 && w[4 * i + 1] >> 32 == 1)
+			empty++;
+		else if (!anchor_pointer(s, w[4 * i]))
+			break;
+	}
+	return i == 64 && empty >= 48 ? 32 : 0;
+}
+
+static void find_ets_misc(struct anchor_search *s)
+{
+	if (!anchor_missing(s, A_ETS_MISC_MEM_SIZE))
+		return;
+	for (size_t i = 0; i < s->copy->n; i++) {
+		const struct image_piece *p = &s->copy->v[i];
+
+		for (uint64_t at = p->start; p->write && at + 8 <= p->end; at += 8) {
+			uint64_t ptr = 0, bucket, near;
+			uint32_t mask;
+
+			image_copy_u64(s->copy, at, &ptr);
+			if (!ptr || image_holds(s->exe, ptr) || !anchor_pointer(s, ptr))
+				continue;
+			bucket = name_table_bucket(s, ptr);
+			if (!bucket)
+				continue;
+			/* Its mask is beside it, 2^13 - 1 or more; the counter holds
+			 * the table's bytes and, in small change, fixations. */
+			for (near = at - 64; near < at + 64; near += 4) {
+				uint64_t best = 0, size, value;
+
+				if (!image_copy_u32(s->copy, near, &mask) || mask < 8191 ||
+				    (mask & (mask + 1ULL)) || mask > (1U << 28))
+					continue;
+				size = bucket * (mask + 1ULL);
+				for (uint64_t w = at - COUNTER_NEAR; w < at + COUNTER_NEAR; w += 8)
+					if (image_copy_u64(s->copy, w, &value) && value >= size &&
+					    value < size + size / 2 && (!best || w < best))
+						best = w;
+				if (best) {
+					anchor_set(s, A_ETS_MISC_MEM_SIZE, best,
+						   ANCHOR_SIGNATURE);
+					return;
+				}
+			}
+		}
+	}
+}
+
+void anchors_find_counters(struct anchor_search *s)
+{
+	find_atom_text(s);
+	find_ets_misc(s);
+}
