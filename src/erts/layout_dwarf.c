@@ -199,6 +199,15 @@ static bool is_struct(Dwarf_Die *die)
 	}
 }
 
+/* An attribute that is a plain number. */
+static bool number_of(Dwarf_Die *die, unsigned int name, Dwarf_Word *number)
+{
+	Dwarf_Attribute attribute;
+
+	return dwarf_attr_integrate(die, name, &attribute) &&
+	       dwarf_formudata(&attribute, number) == 0;
+}
+
 static bool is_declaration(Dwarf_Die *die)
 {
 	return dwarf_hasattr_integrate(die, DW_AT_declaration);
@@ -250,15 +259,14 @@ static const char *base_name(const char *path)
 /* Remembers a complete definition, unless one of the same shape is known. */
 static void candidate_add(struct wanted *entry, Dwarf_Die *die, const char *file)
 {
-	Dwarf_Attribute attribute;
 	struct candidate *candidate;
 	Dwarf_Word size = 0;
 	Dwarf_Word line = 0;
 
 	if (dwarf_aggregate_size(die, &size) != 0)
 		return;
-	if (dwarf_attr_integrate(die, DW_AT_decl_line, &attribute))
-		dwarf_formudata(&attribute, &line);
+	if (!number_of(die, DW_AT_decl_line, &line))
+		line = 0;
 	for (int i = 0; i < entry->count; i++) {
 		if (entry->candidates[i].size == size && entry->candidates[i].line == line)
 			return;
@@ -406,38 +414,56 @@ static int resolve_declared(struct reader *reader, Dwarf *dw)
 	return 0;
 }
 
-/* Offset of a member in bytes and, of a bit-field, in bits; false if it cannot be told. */
-static bool member_offset(Dwarf_Die *member, Dwarf_Word *offset, bool *bits)
+/* Where a member's storage begins within its struct, in bytes. */
+static bool member_location(Dwarf_Die *member, Dwarf_Word *offset)
 {
 	Dwarf_Attribute attribute;
-	Dwarf_Word bit_size;
-	Dwarf_Word bit_offset;
-
-	*offset = 0;
-	*bits = false;
-	if (dwarf_attr_integrate(member, DW_AT_bit_size, &attribute)) {
-		/* Only a bit-field that is in fact whole bytes can be read as a field. */
-		if (dwarf_formudata(&attribute, &bit_size) != 0 || bit_size % CHAR_BIT ||
-		    !dwarf_attr_integrate(member, DW_AT_data_bit_offset, &attribute) ||
-		    dwarf_formudata(&attribute, &bit_offset) != 0 || bit_offset % CHAR_BIT) {
-			*bits = true;
-			return true;
-		}
-		*offset = bit_offset / CHAR_BIT;
-		return true;
-	}
-	if (!dwarf_attr_integrate(member, DW_AT_data_member_location, &attribute))
-		return true; /* a member of a union, or the first of a struct */
-	if (dwarf_formudata(&attribute, offset) == 0)
-		return true;
-	/* DWARF 2 said it as an expression; compilers may still do so. */
 	Dwarf_Op *ops;
 	size_t ops_count;
 
+	*offset = 0;
+	if (!dwarf_attr_integrate(member, DW_AT_data_member_location, &attribute))
+		return true; /* a member of a union */
+	if (dwarf_formudata(&attribute, offset) == 0)
+		return true;
+	/* DWARF 2 said it as an expression; compilers may still do so. */
 	if (dwarf_getlocation(&attribute, &ops, &ops_count) != 0 || ops_count != 1 ||
 	    ops[0].atom != DW_OP_plus_uconst)
 		return false;
 	*offset = ops[0].number;
+	return true;
+}
+
+/*
+ * Offset of a member in bytes; false if it cannot be told. *bits becomes true if the member is a
+ * bit-field that cannot be read as a field, because it is not whole bytes.
+ */
+static bool member_offset(Dwarf_Die *member, Dwarf_Word *offset, bool *bits)
+{
+	Dwarf_Word storage;
+	Dwarf_Word size;
+	Dwarf_Word at;
+
+	*bits = false;
+	if (!member_location(member, offset))
+		return false;
+	if (!dwarf_hasattr_integrate(member, DW_AT_bit_size))
+		return true;
+	if (!number_of(member, DW_AT_bit_size, &size))
+		return false;
+	if (number_of(member, DW_AT_data_bit_offset, &at)) {
+		*offset = at / CHAR_BIT;
+	} else if (number_of(member, DW_AT_bit_offset, &at) &&
+		   number_of(member, DW_AT_byte_size, &storage)) {
+		/* DWARF 4 and before count from the storage's most significant bit. */
+		if (storage > sizeof(uint64_t) || at + size > storage * CHAR_BIT)
+			return false;
+		at = storage * CHAR_BIT - at - size;
+		*offset += at / CHAR_BIT;
+	} else {
+		at = 0; /* in a union: at its beginning */
+	}
+	*bits = size % CHAR_BIT || at % CHAR_BIT;
 	return true;
 }
 
@@ -485,7 +511,6 @@ static bool member_find(Dwarf_Die *type, const char *name, size_t name_length, i
 /* Number of elements of an array's first dimension; 0 for a flexible array, -1 if it is none. */
 static int64_t array_length(Dwarf_Die *type)
 {
-	Dwarf_Attribute attribute;
 	Dwarf_Die child;
 	Dwarf_Word value;
 
@@ -494,11 +519,9 @@ static int64_t array_length(Dwarf_Die *type)
 	do {
 		if (dwarf_tag(&child) != DW_TAG_subrange_type)
 			continue;
-		if (dwarf_attr_integrate(&child, DW_AT_count, &attribute) &&
-		    dwarf_formudata(&attribute, &value) == 0 && value <= INT32_MAX)
+		if (number_of(&child, DW_AT_count, &value) && value <= INT32_MAX)
 			return (int64_t)value;
-		if (dwarf_attr_integrate(&child, DW_AT_upper_bound, &attribute) &&
-		    dwarf_formudata(&attribute, &value) == 0 && value < INT32_MAX)
+		if (number_of(&child, DW_AT_upper_bound, &value) && value < INT32_MAX)
 			return (int64_t)value + 1;
 		return 0;
 	} while (dwarf_siblingof(&child, &child) == 0);
@@ -541,7 +564,9 @@ static enum lookup path_follow(Dwarf_Die *type, const char *path, struct layout_
 		path++;
 	}
 	/* A flexible array has no size: the field is there and 0 bytes long. */
-	if (dwarf_aggregate_size(&below, &size) != 0)
+	if (number_of(&member, DW_AT_bit_size, &size))
+		size /= CHAR_BIT;
+	else if (dwarf_aggregate_size(&below, &size) != 0)
 		size = 0;
 	if (offset > INT32_MAX || size > UINT32_MAX)
 		return LOOKUP_MISSING;

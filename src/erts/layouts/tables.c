@@ -10,9 +10,13 @@
  */
 static const struct layout *const tables[] = {
 	&layout_otp_23_x86_64,
+	&layout_otp_23_x86_64_hipe,
 	&layout_otp_25_x86_64,
+	&layout_otp_25_x86_64_emu,
 	&layout_otp_27_x86_64,
+	&layout_otp_27_x86_64_emu,
 	&layout_otp_29_x86_64,
+	&layout_otp_29_x86_64_emu,
 };
 
 #define TABLES (sizeof(tables) / sizeof(tables[0]))

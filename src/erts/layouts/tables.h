@@ -6,8 +6,12 @@
 #include "erts/layout.h"
 
 extern const struct layout layout_otp_23_x86_64;
+extern const struct layout layout_otp_23_x86_64_hipe;
 extern const struct layout layout_otp_25_x86_64;
+extern const struct layout layout_otp_25_x86_64_emu;
 extern const struct layout layout_otp_27_x86_64;
+extern const struct layout layout_otp_27_x86_64_emu;
 extern const struct layout layout_otp_29_x86_64;
+extern const struct layout layout_otp_29_x86_64_emu;
 
 #endif
