@@ -41,7 +41,7 @@ struct code_stats {
 	uint64_t modules, functions, fragments; /* loaded now */
 	uint64_t purged;			/* kept although they are gone */
 	uint64_t dropped; /* purged ones given up to stay within the memory bound, ever */
-	uint64_t code_bytes;  /* machine code of loaded modules, fragments left out */
+	uint64_t code_bytes;  /* of loaded modules: equals erts_total_code_size (25 to 29) */
 	uint64_t memory_bytes; /* beamray's own memory for all of it */
 	unsigned retries;     /* of torn entries, ever */
 	unsigned gaps;	      /* entries that stayed unreadable at the last refresh */
