@@ -9,14 +9,14 @@
 #include <string.h>
 
 static const struct layout_item items[] = {
-#define LAYOUT_TYPE(t, names)                                                                      \
-	{LAYOUT_KIND_TYPE, #t, "size_" #t, names, offsetof(struct layout, size_##t)},
-#define LAYOUT_FIELD(t, field, paths)                                                              \
-	{LAYOUT_KIND_FIELD, #t, #t "__" #field, paths, offsetof(struct layout, t##__##field)},
-#define LAYOUT_LENGTH(name, t, paths)                                                              \
-	{LAYOUT_KIND_LENGTH, #t, #name, paths, offsetof(struct layout, name)},
-#define LAYOUT_CONST(name, names)                                                                  \
-	{LAYOUT_KIND_CONST, NULL, #name, names, offsetof(struct layout, name)},
+#define LAYOUT_TYPE(t, names) \
+	{ LAYOUT_KIND_TYPE, #t, "size_" #t, names, offsetof(struct layout, size_##t) },
+#define LAYOUT_FIELD(t, field, paths) \
+	{ LAYOUT_KIND_FIELD, #t, #t "__" #field, paths, offsetof(struct layout, t##__##field) },
+#define LAYOUT_LENGTH(name, t, paths) \
+	{ LAYOUT_KIND_LENGTH, #t, #name, paths, offsetof(struct layout, name) },
+#define LAYOUT_CONST(name, names) \
+	{ LAYOUT_KIND_CONST, NULL, #name, names, offsetof(struct layout, name) },
 #include "erts/layout_fields.def"
 };
 
@@ -37,7 +37,7 @@ uint32_t layout_list_id(void)
 	uint32_t id = 2166136261u; /* FNV-1a; any hash would do, it only has to notice changes */
 
 	for (size_t i = 0; i < ARRAY_LENGTH(items); i++) {
-		const char *texts[] = {items[i].name, items[i].paths};
+		const char *texts[] = { items[i].name, items[i].paths };
 
 		for (size_t j = 0; j < ARRAY_LENGTH(texts); j++) {
 			for (const char *c = texts[j]; *c; c++)

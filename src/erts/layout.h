@@ -36,24 +36,27 @@ struct layout_field {
 	uint32_t size;
 };
 
-#define LAYOUT_NO_FIELD {.offset = -1, .size = 0}
+#define LAYOUT_NO_FIELD                 \
+	{                               \
+		.offset = -1, .size = 0 \
+	}
 
 /* "This release has no such constant." No constant of ERTS that we read has this value. */
 #define LAYOUT_NO_CONST INT64_MAX
 
 struct layout {
-	const char *otp;       /* release, e.g. "27.3.4.1" */
-	int otp_major;	       /* 27 */
-	const char *erts_vsn;  /* "15.2.7" */
-	const char *arch;      /* "x86_64" */
-	const char *flavor;    /* "jit" or "emu" */
-	const char *source;    /* what was measured, in words */
-	uint32_t list_id;      /* layout_list_id() of the list that a table was made from */
+	const char *otp;      /* release, e.g. "27.3.4.1" */
+	int otp_major;	      /* 27 */
+	const char *erts_vsn; /* "15.2.7" */
+	const char *arch;     /* "x86_64" */
+	const char *flavor;   /* "jit" or "emu" */
+	const char *source;   /* what was measured, in words */
+	uint32_t list_id;     /* layout_list_id() of the list that a table was made from */
 
-#define LAYOUT_TYPE(type, names) uint32_t size_##type;
+#define LAYOUT_TYPE(type, names)	 uint32_t size_##type;
 #define LAYOUT_FIELD(type, field, paths) struct layout_field type##__##field;
 #define LAYOUT_LENGTH(name, type, paths) int64_t name;
-#define LAYOUT_CONST(name, names) int64_t name;
+#define LAYOUT_CONST(name, names)	 int64_t name;
 #include "erts/layout_fields.def"
 };
 
@@ -63,8 +66,8 @@ enum layout_kind { LAYOUT_KIND_TYPE, LAYOUT_KIND_FIELD, LAYOUT_KIND_LENGTH, LAYO
 /* One entry of layout_fields.def, for code that treats all of them alike. */
 struct layout_item {
 	enum layout_kind kind;
-	const char *type; /* the type's name here; NULL for a constant */
-	const char *name; /* the member's name in struct layout, e.g. "Process__htop" */
+	const char *type;  /* the type's name here; NULL for a constant */
+	const char *name;  /* the member's name in struct layout, e.g. "Process__htop" */
 	const char *paths; /* names or paths in ERTS, alternatives separated by '|' */
 	size_t member;	   /* offsetof(struct layout, name) */
 };

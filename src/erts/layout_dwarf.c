@@ -36,17 +36,16 @@
 #define NAME_MAX_LENGTH 128
 
 /* Deeper nesting of unnamed structs, or longer chains of typedefs, is no ERTS. */
-#define NESTING_MAX	16
+#define NESTING_MAX 16
 
 /* Different shapes of one name that are worth a comparison. */
-#define CANDIDATES_MAX	16
+#define CANDIDATES_MAX 16
 
 /* A definition found, one of each shape. */
 struct candidate {
 	Dwarf_Die die;
 	Dwarf_Word size;
 	Dwarf_Word line; /* where it is declared: tells shapes of equal size apart */
-	const char *file;
 };
 
 /* A name that is looked for among types, or among enumerators. */
@@ -257,7 +256,7 @@ static const char *base_name(const char *path)
 }
 
 /* Remembers a complete definition, unless one of the same shape is known. */
-static void candidate_add(struct wanted *entry, Dwarf_Die *die, const char *file)
+static void candidate_add(struct wanted *entry, Dwarf_Die *die)
 {
 	struct candidate *candidate;
 	Dwarf_Word size = 0;
@@ -277,17 +276,28 @@ static void candidate_add(struct wanted *entry, Dwarf_Die *die, const char *file
 	candidate->die = *die;
 	candidate->size = size;
 	candidate->line = line;
-	candidate->file = file;
+}
+
+/* The file that declares a type, without its folders; empty if that is not known. */
+static const char *declaring_file(Dwarf_Die *die)
+{
+	const char *file = dwarf_decl_file(die);
+	Dwarf_Word index;
+	Dwarf_Die unit;
+
+	/* DWARF 5 counts files from 0, the unit's own; elfutils 0.188 takes 0 for "none". */
+	if (!file && number_of(die, DW_AT_decl_file, &index) && index == 0 &&
+	    dwarf_diecu(die, &unit, NULL, NULL))
+		file = dwarf_diename(&unit);
+	return file ? base_name(file) : "";
 }
 
 static bool file_matches(const struct wanted *entry, Dwarf_Die *die, const char **file)
 {
 	if (!entry->file[0])
 		return true;
-	if (!*file) {
-		*file = dwarf_decl_file(die);
-		*file = *file ? base_name(*file) : "";
-	}
+	if (!*file)
+		*file = declaring_file(die);
 	return strcmp(entry->file, *file) == 0;
 }
 
@@ -308,7 +318,7 @@ static void visit_type(struct reader *reader, Dwarf_Die *die)
 		if (!file_matches(entry, die, &file))
 			continue;
 		if (!is_declaration(&type)) {
-			candidate_add(entry, &type, file);
+			candidate_add(entry, &type);
 		} else if (dwarf_tag(die) == DW_TAG_typedef) {
 			const char *tag = dwarf_diename(&type);
 

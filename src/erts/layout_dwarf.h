@@ -13,10 +13,10 @@
 #include "erts/layout.h"
 
 enum layout_problem {
-	LAYOUT_PROBLEM_TYPE_MISSING,   /* no such type; if base has it, base's values were taken */
-	LAYOUT_PROBLEM_FIELD_MISSING,  /* the type is there, the field is not: it is absent in out */
-	LAYOUT_PROBLEM_FIELD_BITS,     /* a bit-field that is no whole bytes: absent in out */
-	LAYOUT_PROBLEM_CONST_MISSING,  /* no such enumerator: base's value, if any, was taken */
+	LAYOUT_PROBLEM_TYPE_MISSING,  /* no such type; if base has it, base's values were taken */
+	LAYOUT_PROBLEM_FIELD_MISSING, /* the type is there, the field is not: it is absent in out */
+	LAYOUT_PROBLEM_FIELD_BITS,    /* a bit-field that is no whole bytes: absent in out */
+	LAYOUT_PROBLEM_CONST_MISSING, /* no such enumerator: base's value, if any, was taken */
 	LAYOUT_PROBLEM_TYPE_AMBIGUOUS, /* several types of that name: the one that fits best */
 };
 

@@ -34,8 +34,8 @@ static void test_tables_present(void **state)
 		int major;
 		const char *flavor;
 	} wanted[] = {
-		{23, "emu"}, {23, "hipe"}, {25, "jit"}, {25, "emu"},
-		{27, "jit"}, {27, "emu"},  {29, "jit"}, {29, "emu"},
+		{ 23, "emu" }, { 23, "hipe" }, { 25, "jit" }, { 25, "emu" },
+		{ 27, "jit" }, { 27, "emu" },  { 29, "jit" }, { 29, "emu" },
 	};
 
 	(void)state;
@@ -66,8 +66,9 @@ static void test_tables_fresh(void **state)
 	(void)state;
 	for (size_t i = 0; i < layout_count(); i++) {
 		if (layout_at(i)->list_id != layout_list_id())
-			fail_msg("the table of OTP %s, %s, is stale: run tools/otp-layout/generate.sh",
-				 layout_at(i)->otp, layout_at(i)->flavor);
+			fail_msg(
+				"the table of OTP %s, %s, is stale: run tools/otp-layout/generate.sh",
+				layout_at(i)->otp, layout_at(i)->flavor);
 	}
 }
 
@@ -136,9 +137,9 @@ static void test_list_without_dead_entries(void **state)
 /* What the reader of every release relies on. */
 static void test_tables_mandatory(void **state)
 {
-#define FIELD(f)                                                                                   \
-	{                                                                                          \
-		#f, offsetof(struct layout, f)                                                     \
+#define FIELD(f)                               \
+	{                                      \
+#f, offsetof(struct layout, f) \
 	}
 	static const struct {
 		const char *name;
@@ -278,7 +279,8 @@ static void test_tables_mandatory(void **state)
 		for (size_t j = 0; j < sizeof(fields) / sizeof(fields[0]); j++) {
 			struct layout_field field;
 
-			memcpy(&field, (const char *)layout_at(i) + fields[j].member, sizeof(field));
+			memcpy(&field, (const char *)layout_at(i) + fields[j].member,
+			       sizeof(field));
 			if (!layout_has(field))
 				fail_msg("OTP %s, %s: no %s", layout_at(i)->otp,
 					 layout_at(i)->flavor, fields[j].name);
@@ -295,10 +297,10 @@ static void test_tables_known_sizes(void **state)
 		uint32_t binary;
 		int64_t superaligned_bits;
 	} known[] = {
-		{23, 736, 32, 18},
-		{25, 776, 32, 14},
-		{27, 760, 40, 14},
-		{29, 768, 40, 14},
+		{ 23, 736, 32, 18 },
+		{ 25, 776, 32, 14 },
+		{ 27, 760, 40, 14 },
+		{ 29, 768, 40, 14 },
 	};
 
 	(void)state;
@@ -339,7 +341,8 @@ static void test_tables_constants(void **state)
 				 (uint64_t)l->mseg_cache_buckets * l->size_cache_t);
 		/* The pieces of a used block's header neither overlap nor leave a hole. */
 		assert_int_equal(l->mbc_ablk_sz_mask & l->mbc_ablk_offset_mask, 0);
-		assert_int_equal(l->mbc_ablk_sz_mask | l->mbc_ablk_offset_mask | l->blk_flg_mask, -1);
+		assert_int_equal(l->mbc_ablk_sz_mask | l->mbc_ablk_offset_mask | l->blk_flg_mask,
+				 -1);
 		assert_int_equal((uint64_t)l->atag_blk_hdr_flg, UINT64_C(1) << 63);
 		assert_int_equal(l->bin_flag_magic, 1);
 		assert_int_equal(l->tag_immed2_size, 6);
@@ -372,7 +375,7 @@ static void difference_count(const struct layout_item *item, const struct layout
 
 static void test_compare(void **state)
 {
-	struct difference difference = {0};
+	struct difference difference = { 0 };
 	size_t count;
 
 	(void)state;
@@ -384,8 +387,8 @@ static void test_compare(void **state)
 	assert_true(count > 0);
 	assert_int_equal(difference.count, count);
 	assert_true(difference.process);
-	assert_int_equal(
-		layout_compare(layout_find(25, "jit"), layout_find(27, "jit"), NULL, NULL), count);
+	assert_int_equal(layout_compare(layout_find(25, "jit"), layout_find(27, "jit"), NULL, NULL),
+			 count);
 }
 
 /* ---- the reader ---------------------------------------------------------------------------- */
@@ -489,9 +492,9 @@ static bool compile(const struct fixture *fixture, const char *flags, const char
 
 struct problems {
 	size_t count;
-	bool no_binary;	     /* type Binary is missing */
-	bool no_current;     /* field Process.current is missing */
-	bool bits;	     /* Allctr_t.ramv is a bit-field */
+	bool no_binary;	      /* type Binary is missing */
+	bool no_current;      /* field Process.current is missing */
+	bool bits;	      /* Allctr_t.ramv is a bit-field */
 	bool ranges_doubtful; /* several types of that name */
 };
 
@@ -506,8 +509,7 @@ static void problem_count(const struct layout_item *item, enum layout_problem pr
 		problems->no_current = true;
 	if (problem == LAYOUT_PROBLEM_FIELD_BITS && strcmp(item->name, "Allctr_t__ramv") == 0)
 		problems->bits = true;
-	if (problem == LAYOUT_PROBLEM_TYPE_AMBIGUOUS &&
-	    strcmp(item->name, "size_code_ranges") == 0)
+	if (problem == LAYOUT_PROBLEM_TYPE_AMBIGUOUS && strcmp(item->name, "size_code_ranges") == 0)
 		problems->ranges_doubtful = true;
 }
 
@@ -539,7 +541,7 @@ static void check_field(struct layout_field field, int32_t offset, uint32_t size
 static void check_object(const struct fixture *fixture)
 {
 	const struct layout *base = layout_find(27, "jit");
-	struct problems problems = {0};
+	struct problems problems = { 0 };
 	struct layout l;
 
 	assert_int_equal(read_object(fixture, NULL, &l, &problems), 0);

@@ -326,19 +326,19 @@ int main(int argc, char **argv)
 {
 	enum { OPT_OTP = 256, OPT_ERTS, OPT_ARCH, OPT_FLAVOR, OPT_SOURCE, OPT_SYMBOL, OPT_COMMAND };
 	static const struct option long_options[] = {
-		{"verbose", no_argument, NULL, 'v'},
-		{"help", no_argument, NULL, 'h'},
-		{"otp", required_argument, NULL, OPT_OTP},
-		{"erts", required_argument, NULL, OPT_ERTS},
-		{"arch", required_argument, NULL, OPT_ARCH},
-		{"flavor", required_argument, NULL, OPT_FLAVOR},
-		{"source", required_argument, NULL, OPT_SOURCE},
-		{"symbol", required_argument, NULL, OPT_SYMBOL},
-		{"command", required_argument, NULL, OPT_COMMAND},
-		{NULL, 0, NULL, 0},
+		{ "verbose", no_argument, NULL, 'v' },
+		{ "help", no_argument, NULL, 'h' },
+		{ "otp", required_argument, NULL, OPT_OTP },
+		{ "erts", required_argument, NULL, OPT_ERTS },
+		{ "arch", required_argument, NULL, OPT_ARCH },
+		{ "flavor", required_argument, NULL, OPT_FLAVOR },
+		{ "source", required_argument, NULL, OPT_SOURCE },
+		{ "symbol", required_argument, NULL, OPT_SYMBOL },
+		{ "command", required_argument, NULL, OPT_COMMAND },
+		{ NULL, 0, NULL, 0 },
 	};
 	struct options options = {
-		.identity = {.otp = "", .erts_vsn = "", .arch = "", .flavor = "", .source = ""},
+		.identity = { .otp = "", .erts_vsn = "", .arch = "", .flavor = "", .source = "" },
 		.symbol = "layout_of_object",
 		.command = "tools/otp-layout/generate.sh",
 	};
