@@ -3,7 +3,7 @@
 #   make                    ./beamray (never touches the package manager)
 #   make deps               install what is missing (apt), or say what to get
 #   make demo | check | check-long
-#   make lint | unit | install | uninstall | clean
+#   make bench | lint | format | unit | install | uninstall | clean
 #
 # Configurations live beside each other in build/, so switching costs nothing:
 #   CC=gcc|clang   DEBUG=1   SANITIZE=address,undefined   STATIC=1
@@ -58,7 +58,7 @@ PKGS := libdw libelf zlib jansson sqlite3 libcap-ng $(if $(BPF_SRC),libbpf)
 # ---- flags -----------------------------------------------------------------
 
 # Only goals that compile ask pkg-config: `make deps` runs where it is not there.
-NO_COMPILE := deps clean uninstall help demo check check-long
+NO_COMPILE := deps clean clean-all uninstall demo check check-long format
 GOALS := $(or $(MAKECMDGOALS),all)
 ifneq ($(filter-out $(NO_COMPILE),$(GOALS)),)
 PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
@@ -194,16 +194,23 @@ check-long:
 	@tools/deps.sh
 	@tests/run.sh --long
 
-ifneq ($(wildcard tests/bench/run.sh),)
 .PHONY: bench
-bench: all
-	@tests/bench/run.sh
-endif
+bench: all $(B)/tests/bench/readv
+	@tests/bench/run.py $(B)/tests/bench/readv
+
+$(B)/tests/bench/readv: $(B)/tests/bench/readv.o
+	$(say) LINK $@
+	$(Q)$(LINK) -o $@ $<
 
 # clang-tidy looks at what changed since origin/main; LINT_ALL=1 at everything.
 lint: $(SKEL)
 	@LINT_FLAGS='-std=gnu11 -D_GNU_SOURCE -DBEAMRAY_VERSION="" -Isrc -Ibpf -Itests/unit -I$(B)/bpf $(PKG_CFLAGS)' \
 		tools/lint.sh $(if $(LINT_ALL),--all)
+
+# Hand-written C laid out by clang-format; generated tables are not.
+.PHONY: format
+format:
+	@tools/lint.sh --format
 
 install: $(B)/beamray
 	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(mandir)/man1 $(DESTDIR)$(bashcompdir)
@@ -223,5 +230,5 @@ clean:
 clean-all: clean
 	rm -rf $(O)
 
--include $(OBJ:.o=.d) $(GEN_OBJ:.o=.d) $(UNIT:=.d) $(UNIT_LIB_OBJ:.o=.d)
+-include $(OBJ:.o=.d) $(GEN_OBJ:.o=.d) $(UNIT:=.d) $(UNIT_LIB_OBJ:.o=.d) $(B)/tests/bench/readv.d
 -include $(BPF_SRC:bpf/%.bpf.c=$(B)/bpf/%.bpf.d)

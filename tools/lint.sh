@@ -2,11 +2,23 @@
 # Style of what is in the tree: clang-format, clang-tidy, shellcheck. clang-tidy is
 # slow and looks only at C files that differ from origin/main (all with --all, or
 # when there is no such branch). LINT_FLAGS are the compiler's (set by the Makefile).
+# With --format, files are laid out anew instead.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
 status=0
-mapfile -t c_files < <(git ls-files -co --exclude-standard '*.c' '*.h' | while read -r f; do [ -e "$f" ] && echo "$f"; done)
+mapfile -t c_files < <(git ls-files -co --exclude-standard '*.c' '*.h' |
+	while read -r f; do
+		case $f in
+		src/erts/layouts/otp-*) continue ;; # tools/otp-layout writes these
+		esac
+		[ -e "$f" ] && echo "$f"
+	done)
+
+if [ "${1:-}" = --format ]; then
+	clang-format -i "${c_files[@]}"
+	exit
+fi
 mapfile -t scripts < <(git ls-files -co --exclude-standard |
 	while read -r f; do
 		[ -f "$f" ] && head -n 1 "$f" | grep -qE '^#!.*\b(ba|da)?sh\b' && echo "$f"

@@ -204,12 +204,18 @@ class Node:
 
     def __call__(self, *words, timeout=120):
         """One command, its value."""
-        line = " ".join(str(w) for w in words)
-        self.process.stdin.write(line.encode() + b"\n")
+        self.send(*words)
+        return self.receive(timeout)
+
+    def send(self, *words):
+        self.last = " ".join(str(w) for w in words)
+        self.process.stdin.write(self.last.encode() + b"\n")
         self.process.stdin.flush()
+
+    def receive(self, timeout=120):
         reply = self.read_line(timeout)
         if "error" in reply:
-            raise NodeError("OTP %s: %s: %s" % (self.release, line, reply["error"]))
+            raise NodeError("OTP %s: %s: %s" % (self.release, self.last, reply["error"]))
         return reply["ok"]
 
     def nif(self):

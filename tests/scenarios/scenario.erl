@@ -22,7 +22,7 @@
 %%   nif load DIR             then: nif leak_malloc|keep_malloc|leak_mmap|leak_enif|
 %%                            keep_enif|leak_binary|leak_resource|leak_env|threads|
 %%                            pattern|make_resources N SIZE; nif free_kept; nif truth;
-%%                            nif dump FILE; nif malloc_info
+%%                            nif dump FILE; nif malloc_info; nif stall MS
 %%   sleep MS, stop, crash
 %%
 %% Reading and answering goes over a port of its own (start the node with -noinput)
@@ -111,6 +111,9 @@ command(["nif", "free_kept"]) -> ok = leak_nif:free_kept(), true;
 command(["nif", "truth"]) -> nif_truth();
 command(["nif", "dump", File]) -> ok = leak_nif:dump(File), true;
 command(["nif", "malloc_info"]) -> leak_nif:malloc_info();
+command(["nif", "stall", MS]) ->
+    {Longest, Calls} = leak_nif:stall(int(MS)),
+    {obj, [{longest_ns, Longest}, {calls, Calls}]};
 command(["nif", "make_resources", N, Size]) ->
     hold(resources, fun() -> leak_nif:make_resources(int(N), int(Size)) end);
 command(["nif", What, N, Size]) ->

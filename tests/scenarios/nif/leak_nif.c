@@ -538,6 +538,35 @@ static ERL_NIF_TERM libc_info(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[
 	return term;
 }
 
+/*
+ * stall(Milliseconds): {LongestNs, Calls} of mmap+munmap of one page in a loop. Who
+ * reads this process's memory takes its mmap lock: this is how long a thread waits.
+ */
+static ERL_NIF_TERM stall(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	ErlNifTime start = enif_monotonic_time(ERL_NIF_NSEC), before = start, longest = 0;
+	unsigned long milliseconds, calls = 0;
+
+	(void)argc;
+	if (!enif_get_ulong(env, argv[0], &milliseconds) || milliseconds > 600000)
+		return enif_make_badarg(env);
+	while (before - start < (ErlNifTime)milliseconds * 1000000) {
+		ErlNifTime after;
+		char *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			       0);
+
+		if (p == MAP_FAILED)
+			break;
+		munmap(p, 4096);
+		after = enif_monotonic_time(ERL_NIF_NSEC);
+		if (after - before > longest)
+			longest = after - before;
+		before = after;
+		calls++;
+	}
+	return enif_make_tuple2(env, enif_make_int64(env, longest), enif_make_ulong(env, calls));
+}
+
 static void resource_destroyed(ErlNifEnv *env, void *object)
 {
 	(void)env;
@@ -581,6 +610,7 @@ static ErlNifFunc functions[] = {
 	{ "truth", 0, truth, 0 },
 	{ "dump", 1, dump, 0 },
 	{ "malloc_info", 0, libc_info, 0 },
+	{ "stall", 1, stall, ERL_NIF_DIRTY_JOB_CPU_BOUND },
 };
 
 ERL_NIF_INIT(leak_nif, functions, load, NULL, NULL, NULL)
