@@ -122,8 +122,13 @@ static void nest(struct symbol_table *s)
 static struct symbol_table *finish(struct symbol_table *s)
 {
 	struct symbol *v;
-	size_t k;
+	size_t k, n;
 
+	/* in a damaged table another name's cut may have emptied one */
+	for (k = n = 0; k < s->n; k++)
+		if (s->names[s->v[k].name])
+			s->v[n++] = s->v[k];
+	s->n = n;
 	if (!s->n)
 		goto none;
 	v = realloc(s->v, s->n * sizeof(*v));
