@@ -7,7 +7,7 @@
 #   tests/run.sh --unit-only [--unit-dir DIR]
 #
 #   -k PATTERN  only tests whose name matches (an extended regular expression):
-#               build, lint, unit, asan, or the name of a scenario test (t_memory)
+#               build-*, lint, unit-*, asan-*, or a scenario test (t_memory)
 #   -r LIST     only these releases ("host": this machine's own Erlang)
 #   --long      also tests marked `# long`, and longer forms of the others
 #
@@ -127,7 +127,7 @@ if [ -n "$build" ] && [ -z "$list" ]; then
 	if ! TAP=no run build 900 make -j"$jobs" all unit-programs; then
 		finish
 	fi
-	if wanted asan-; then
+	if [ -z "$pattern" ] || [[ $pattern == *asan* ]]; then
 		TAP=no run build-asan 900 make -j"$jobs" SANITIZE=address,undefined unit-programs \
 			build/gcc-address-undefined/beamray
 	fi
@@ -168,5 +168,15 @@ for test in tests/scenarios/t_*; do
 	[ -z "$long" ] || limit=$((limit * 4))
 	run "$name" "$limit" "$test"
 done
+
+# Real targets under the sanitizers too: whatever a look trips over, it says.
+asan=$PWD/build/gcc-address-undefined/beamray
+if [ -x "$asan" ] || [ -n "$list" ]; then
+	for test in t_memory t_bad_target ${long:+t_churn t_native t_flags}; do
+		wanted "asan-$test" || continue
+		BEAMRAY=$asan BEAMRAY_RELEASES=${BEAMRAY_RELEASES:-${long:+23 27 }25 29} \
+			run "asan-$test" 1200 "tests/scenarios/$test.py"
+	done
+fi
 
 finish

@@ -14,7 +14,7 @@ build='gcc make clang llvm libbpf-dev bpftool libelf-dev libdw-dev zlib1g-dev
 tests='erlang-base erlang-dev erlang-tools erlang-runtime-tools erlang-crypto
 	libcmocka-dev binutils clang-format clang-tidy shellcheck tmux gpgv
 	debian-archive-keyring xz-utils zstd python3 procps util-linux mmdebstrap
-	ca-certificates git'
+	ca-certificates git libjemalloc2'
 
 wanted=$build
 [ "${1:-}" = --build ] || wanted="$build $tests"
