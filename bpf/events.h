@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * What the BPF programs and user space both see: the configuration that user
+ * space writes, the tables that it compiles, and the records that come back
+ * through the ring buffer. The only header on both sides.
+ *
+ * All addresses are the target's; "ns" is CLOCK_MONOTONIC.
+ */
+#ifndef BEAMRAY_BPF_EVENTS_H
+#define BEAMRAY_BPF_EVENTS_H
+
+#ifndef __bpf__
+#include <linux/types.h>
+#endif
+
+/* ---- stacks --------------------------------------------------------------- */
+
+/*
+ * A stack as it leaves the kernel: 64-bit words, leaf first. A user address has
+ * its upper 17 bits clear, so the top byte of a word says what the word is.
+ *
+ *	LEAF_FRAMES words from the leaf on
+ *	a STACK_CUT word if something is missing in between, and then
+ *	at most ROOT_FRAMES words that end at the Erlang root
+ */
+#define STACK_LEAF_FRAMES 96
+#define STACK_ROOT_FRAMES 32
+#define STACK_FRAMES 128
+
+enum stack_word {
+	STACK_NATIVE = 0, /* address of native code */
+	STACK_ERLANG = 1, /* address in JIT or BEAM code */
+	STACK_REPEAT = 2, /* the `period` words before it repeat `count` more times (or more) */
+	STACK_CUT = 3,	  /* towards the root something is missing; low byte: enum stack_cut */
+	STACK_JOINED = 4, /* what follows is the process's stack, not walked to */
+};
+#define STACK_WORD(kind, value) (((__u64)(kind) << 56) | (__u64)(value))
+#define STACK_KIND(word) ((unsigned)((word) >> 56))
+#define STACK_VALUE(word) ((word) & 0xffffffffffffffULL)
+#define STACK_REPEAT_WORD(period, count) \
+	STACK_WORD(STACK_REPEAT, ((__u64)(period) << 32) | (__u32)(count))
+
+enum stack_cut { /* why a stack ends before its root */
+	CUT_NONE,
+	CUT_NO_MODULE,	  /* the address lies in no known module */
+	CUT_NO_RULE,	  /* no .eh_frame row covers it, or a rule of a kind we do not have */
+	CUT_READ,	  /* stack memory could not be read */
+	CUT_LOOP,	  /* the stack pointer did not advance */
+	CUT_DEPTH,	  /* more frames than fit */
+	CUT_NO_E,	  /* JIT code, but where the Erlang stack begins is not known */
+	CUT_NO_ROOT,	  /* the Erlang stack ended without normal_exit */
+	CUT_THINNED,	  /* only the leaf was taken, to stay within the budget */
+	CUT_N
+};
+#define CUT_SLOTS 16 /* power of two, at least CUT_N */
+
+enum stack_flag {
+	STACK_COMPLETE = 1,	  /* reached normal_exit or the thread's start */
+	STACK_HAS_ERLANG = 2,	  /* an Erlang stack was found */
+	STACK_IS_JOINED = 4,
+	STACK_SKIPPED_MIDDLE = 8, /* words between the leaf and the root part were left out */
+	STACK_LEAF_ONLY = 16,
+};
+
+/* ---- tables ---------------------------------------------------------------- */
+
+/* Where the canonical frame address (the stack pointer before the call) is. */
+enum unwind_cfa {
+	UNWIND_CFA_NONE, /* no rule: the walk stops */
+	UNWIND_CFA_SP,	 /* rsp + cfa_offset */
+	UNWIND_CFA_BP,
+	UNWIND_CFA_BX,
+	UNWIND_CFA_R12,
+	UNWIND_CFA_R13,
+	UNWIND_CFA_SP_DEREF, /* *(rsp + cfa_offset) + deref_offset */
+	UNWIND_CFA_BP_DEREF,
+	UNWIND_CFA_PLT,	   /* rsp + 8, and 8 more from byte cfa_offset of the 16-byte slot on */
+	UNWIND_CFA_SIGNAL, /* the kernel's signal frame: registers at rsp */
+	UNWIND_CFA_ROOT,   /* the return address is undefined: the thread starts here */
+};
+
+/* Where the caller's value of a register is. */
+enum unwind_saved {
+	UNWIND_SAME,	 /* still in the register */
+	UNWIND_AT_CFA,	 /* at CFA + offset */
+	UNWIND_AT_BP,	 /* at rbp + offset (functions that realign their stack) */
+	UNWIND_LOST,
+};
+enum unwind_reg { UNWIND_BP, UNWIND_BX, UNWIND_R12, UNWIND_R13, UNWIND_REGS };
+
+struct unwind_rule {
+	__s32 cfa_offset;
+	__s16 deref_offset;
+	__u8 cfa;   /* enum unwind_cfa */
+	__u8 saved; /* enum unwind_saved, two bits a register, rbp lowest */
+	__s16 offset[UNWIND_REGS];
+};
+
+/* One row: from this address on (relative to the module's base) the rule holds. */
+struct unwind_row {
+	__u32 pc;
+	__u32 rule;
+};
+
+#define UNWIND_MODULES 1024 /* executable mappings of native code */
+#define UNWIND_ROW_STEPS 24 /* a module has at most 2^24 rows */
+
+struct unwind_module {
+	__u64 start, end; /* run-time addresses */
+	__u64 base;	  /* subtracted from an address before rows are searched */
+	__u32 row_first, row_count;
+};
+
+/* ---- configuration ---------------------------------------------------------- */
+
+#define CODE_RANGES 16
+
+enum vm_flavor {
+	VM_NONE, /* not a BEAM: native stacks only */
+	VM_JIT,
+	VM_EMULATOR,
+};
+
+struct code_area {
+	__u64 start, end;
+};
+
+/* What changes while the programs run; two copies, `active` says which holds. */
+struct tables {
+	__u32 n_modules;
+	__u32 n_areas;
+	struct code_area areas[CODE_RANGES]; /* JIT or BEAM code, by address */
+	__u64 code_min, code_max;	      /* hull of areas[] */
+	struct unwind_module modules[UNWIND_MODULES]; /* by address */
+};
+
+/* Written once before the programs are loaded. */
+struct config {
+	__u32 tgid;   /* in the initial pid namespace */
+	__u32 flavor; /* enum vm_flavor */
+	/* offsets in ERTS structures, bytes */
+	__u32 sched_current_process;
+	__u32 proc_id, proc_stop, proc_heap, proc_hend, proc_reg, proc_initial, reg_name;
+	__u32 pad;
+	__u64 normal_exit;
+	__u64 main_start, main_end; /* process_main: C function (emulator) or fragment (JIT) */
+};
+
+/* What the governor turns while the programs run. A bucket lets `burst` stacks
+ * through at once and then one every `interval` ns. */
+struct limits {
+	__u64 place_interval, place_burst; /* of one place: see struct stratum */
+	__u64 cpu_interval, cpu_burst;	   /* of all places on one CPU */
+	__u32 random_mask; /* beyond its bucket a place takes one stack in random_mask + 1 faults */
+	__u32 stopped;	   /* programs return at once */
+};
+
+/* ---- threads ----------------------------------------------------------------- */
+
+enum thread_role {
+	ROLE_OTHER,
+	ROLE_SCHEDULER,
+	ROLE_DIRTY_CPU,
+	ROLE_DIRTY_IO,
+};
+
+/* Key: the thread's fs base (pthread_t). Filled from user space. */
+struct scheduler {
+	__u64 data; /* ErtsSchedulerData */
+	__u32 role; /* enum thread_role */
+	__u32 number;
+};
+
+/* A run of neighbouring pages that one thread faulted in from one stack. */
+struct run {
+	__u64 start; /* page address; 0: none */
+	__u64 pages;
+	__u64 stack, process;
+	__u64 ns; /* of the last page */
+};
+
+#define STRATA 32 /* power of two */
+
+/* Faults of one place (instruction and process) on one thread. */
+struct stratum {
+	__u64 key;
+	__u64 stack; /* the last stack that was taken here */
+	__u64 due;   /* the bucket: when the next stack would be due at an even pace, ns */
+};
+
+struct thread {
+	struct scheduler sched;
+	struct run run;
+	__u64 move_start, move_bytes; /* of an mremap that is under way */
+	__u64 move_to_bytes;
+	struct stratum strata[STRATA];
+};
+
+/* ---- records ------------------------------------------------------------------ */
+
+enum event_kind {
+	EVENT_NONE,
+	EVENT_STACK,
+	EVENT_PROCESS,
+	EVENT_THREAD,
+	EVENT_RUN,
+	EVENT_UNMAP,
+	EVENT_MOVE_BEGIN,
+	EVENT_MOVE_END,
+	EVENT_CODE, /* an executable mapping came: tables are out of date */
+	EVENT_EXIT, /* the thread group has ended */
+	EVENT_EXEC,
+	EVENT_FORK,
+	EVENT_N
+};
+
+struct event {
+	__u32 kind;
+	__u32 tid;
+};
+
+struct event_stack {
+	struct event e;
+	__u64 hash;
+	__u16 n_leaf, n_root;
+	__u8 flags, cut; /* enum stack_flag, enum stack_cut */
+	__u16 pad;
+	__u64 words[STACK_FRAMES]; /* n_leaf + n_root of them are sent */
+};
+
+struct event_process {
+	struct event e;
+	__u64 process;	  /* pid term */
+	__u64 name;	  /* registered name, atom term, 0 if none */
+	__u64 initial[3]; /* module, function, arity it was spawned with */
+};
+
+struct event_thread {
+	struct event e;
+	__u32 role, number;
+	char comm[16];
+};
+
+struct event_run {
+	struct event e;
+	struct run run;
+};
+
+struct event_range {
+	struct event e;
+	__u64 start, bytes;
+	__u64 ns;
+	__u64 to, to_bytes; /* EVENT_MOVE_END: where it is now (0: it failed) */
+};
+
+/* ---- counters, one per CPU ------------------------------------------------------ */
+
+enum counter {
+	COUNT_FAULTS,	    /* page faults of the target */
+	COUNT_SYSCALLS,	    /* memory system calls of the target */
+	COUNT_STACKS,	    /* stacks walked */
+	COUNT_NEW_STACKS,   /* of them not seen before */
+	COUNT_COMPLETE,	    /* of them that reached the root */
+	COUNT_ERLANG,	    /* of them with an Erlang stack */
+	COUNT_ERLANG_ROOT,  /* of those, ended in normal_exit */
+	COUNT_JOINED,
+	COUNT_THINNED,	    /* faults that took over the stack of their place */
+	COUNT_LEAF_ONLY,    /* faults that had none to take over */
+	COUNT_LOST_EVENTS,  /* records that did not fit into the ring buffer */
+	COUNT_LOST_STACKS,
+	COUNT_LOST_THREADS, /* no room in the thread table */
+	COUNT_STACK_NS,	    /* time spent walking */
+	COUNT_TIMED,	    /* hits without a walk that were timed (one in 64) ... */
+	COUNT_TIMED_NS,	    /* ... and their time */
+	COUNT_CUT,	    /* + enum stack_cut; CUT_NONE: not cut */
+	COUNT_N = COUNT_CUT + CUT_SLOTS
+};
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * The few kernel types that the programs look into. Only the fields that are
+ * used are declared: preserve_access_index makes libbpf take their real
+ * offsets from the running kernel's BTF.
+ */
+#ifndef BEAMRAY_BPF_KERNEL_H
+#define BEAMRAY_BPF_KERNEL_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#define KERNEL_TYPE __attribute__((preserve_access_index))
+
+/* x86-64; the names have been the same since long before 5.10. <linux/ptrace.h>
+ * of user space declares another struct pt_regs, which we never include. */
+struct pt_regs {
+	unsigned long r13;
+	unsigned long r12;
+	unsigned long bp;
+	unsigned long bx;
+	unsigned long r10;
+	unsigned long r9;
+	unsigned long r8;
+	unsigned long dx;
+	unsigned long si;
+	unsigned long di;
+	unsigned long orig_ax;
+	unsigned long ip;
+	unsigned long sp;
+} KERNEL_TYPE;
+
+struct thread_struct {
+	unsigned long fsbase;
+} KERNEL_TYPE;
+
+struct mm_struct {
+	unsigned long start_brk;
+	unsigned long brk;
+} KERNEL_TYPE;
+
+struct task_struct {
+	int pid;
+	int tgid;
+	struct mm_struct *mm;
+	struct thread_struct thread;
+} KERNEL_TYPE;
+
+#define PAGE_BYTES 4096ULL
+#define USER_END 0x7ffffffff000ULL
+
+#endif
