@@ -335,23 +335,29 @@ static void find_atom_text(struct anchor_search *s)
 
 /* ---- ETS ------------------------------------------------------------------------------------ */
 
-#define NIL_TERM 0xfffffffffffffffbULL /* NIL of erl_term.h, 64 bits, every release */
+#define LOCKS_NEAR 32768 /* 256 locks of a cache line lie between its statics */
+
+/* NIL of erl_term.h; 23 fills its upper bits. */
+static uint64_t nil_term(const struct anchor_search *s)
+{
+	return layout_has_const(s->l->nil) ? (uint64_t)s->l->nil : 0x3b;
+}
 
 /* The first buckets of meta_name_tab (erl_db.c). Up to 27 a bucket is
- * {table or vector, name}, an empty one {NULL, NIL}; from 28 it is {entries,
+ * {name, table or vector}, an empty one {NIL, NULL}; from 28 it is {entries,
  * size, capacity, {name, table}} and `entries` of an unshared one points to what
  * follows it. Returns the bucket's size, 0 if it is no such table. */
 static uint64_t name_table_bucket(const struct anchor_search *s, uint64_t addr)
 {
-	uint64_t w[256];
+	uint64_t nil = nil_term(s), w[256];
 	unsigned empty = 0, i;
 
 	if (!anchor_pointer(s, addr) || !anchor_read(s, addr, w, sizeof(w)))
 		return 0;
 	for (i = 0; i < 128; i++) {
-		uint64_t tb = w[2 * i], name = w[2 * i + 1];
+		uint64_t name = w[2 * i], tb = w[2 * i + 1];
 
-		if (tb == 0 && name == NIL_TERM)
+		if (tb == 0 && name == nil)
 			empty++;
 		else if (!anchor_pointer(s, tb))
 			break;
@@ -370,6 +376,30 @@ static uint64_t name_table_bucket(const struct anchor_search *s, uint64_t addr)
 	return i == 64 && empty >= 48 ? 32 : 0;
 }
 
+/* The bytes of the table: its mask, 2^13 - 1 or more, is another static of
+ * erl_db.c; with the right one the last bucket is a bucket as well. */
+static uint64_t name_table_size(const struct anchor_search *s, uint64_t at, uint64_t table,
+				uint64_t bucket)
+{
+	uint64_t nil = nil_term(s), w[2];
+
+	for (uint64_t near = at - LOCKS_NEAR; near < at + LOCKS_NEAR; near += 4) {
+		uint64_t last;
+		uint32_t mask;
+
+		if (!image_copy_u32(s->copy, near, &mask) || mask < 8191 ||
+		    (mask & (mask + 1ULL)) || mask > (1U << 28))
+			continue;
+		last = table + bucket * mask;
+		if (!anchor_pointer(s, last) || !anchor_read(s, last, w, sizeof(w)))
+			continue;
+		if (bucket == 16 ? (w[0] == nil) == !w[1] && (!w[1] || anchor_pointer(s, w[1]))
+				 : w[0] == last + 8 || anchor_pointer(s, w[0]))
+			return bucket * (mask + 1ULL);
+	}
+	return 0;
+}
+
 static void find_ets_misc(struct anchor_search *s)
 {
 	if (!anchor_missing(s, A_ETS_MISC_MEM_SIZE))
@@ -378,34 +408,25 @@ static void find_ets_misc(struct anchor_search *s)
 		const struct image_piece *p = &s->copy->v[i];
 
 		for (uint64_t at = p->start; p->write && at + 8 <= p->end; at += 8) {
-			uint64_t ptr = 0, bucket, near;
-			uint32_t mask;
+			uint64_t ptr = 0, bucket, size, best = 0, least = UINT64_MAX, value;
 
 			image_copy_u64(s->copy, at, &ptr);
 			if (!ptr || image_holds(s->exe, ptr) || !anchor_pointer(s, ptr))
 				continue;
 			bucket = name_table_bucket(s, ptr);
-			if (!bucket)
+			size = bucket ? name_table_size(s, at, ptr, bucket) : 0;
+			if (!size)
 				continue;
-			/* Its mask is beside it, 2^13 - 1 or more; the counter holds
-			 * the table's bytes and, in small change, fixations. */
-			for (near = at - 64; near < at + 64; near += 4) {
-				uint64_t best = 0, size, value;
-
-				if (!image_copy_u32(s->copy, near, &mask) || mask < 8191 ||
-				    (mask & (mask + 1ULL)) || mask > (1U << 28))
-					continue;
-				size = bucket * (mask + 1ULL);
-				for (uint64_t w = at - COUNTER_NEAR; w < at + COUNTER_NEAR; w += 8)
-					if (image_copy_u64(s->copy, w, &value) && value >= size &&
-					    value < size + size / 2 && (!best || w < best))
-						best = w;
-				if (best) {
-					anchor_set(s, A_ETS_MISC_MEM_SIZE, best,
-						   ANCHOR_SIGNATURE);
-					return;
+			/* The counter holds the table's bytes and, in small change,
+			 * fixations and buckets that several names share. */
+			for (uint64_t w = at - LOCKS_NEAR; w < at + LOCKS_NEAR; w += 8)
+				if (image_copy_u64(s->copy, w, &value) && value >= size &&
+				    value < size + size / 4 && value % 8 == 0 && value < least) {
+					best = w;
+					least = value;
 				}
-			}
+			anchor_set(s, A_ETS_MISC_MEM_SIZE, best, ANCHOR_SIGNATURE);
+			return;
 		}
 	}
 }

@@ -8,8 +8,8 @@
  * mseg's state (erl_mseg.c) is one malloc'ed array, an element for "global",
  * one a scheduler and one for dirty schedulers, behind a static pointer that no
  * release exports. Its elements prove themselves: ix counts 0, 1, 2 ..., and the
- * 30 slots of each cache hang, every one, in circular lists that start and end
- * inside the same element.
+ * first max_cache_size slots of each cache hang, every one, in circular lists
+ * that start and end inside the same element (the other slots are never used).
  *
  *	ErtsMsegAllctr_t { ix, ..., cache[30], cache_unpowered_node,
  *			   cache_powered_node[], cache_free, cache_size ... }
@@ -25,6 +25,7 @@
 #include <string.h>
 
 #define MAPPER_NEAR 4096 /* bytes around one mapper where the other is looked for */
+#define DESCRIPTORS_MAX (1ULL << 30)
 #define MSEG_BYTES_MAX 16384
 
 static bool in_code(const struct anchor_search *s, uint64_t addr)
@@ -59,8 +60,11 @@ bool anchor_is_mmapper(const struct anchor_search *s, uint64_t addr)
 		return false;
 	if (!super)
 		return !sa_bot && !sua_top && !total;
+	/* Before sa.bot the super carrier holds the descriptors of its free
+	 * segments (erts_mmap_init()): 64 KiB for literals, 1.5 MiB by default. */
 	return sa_bot && sa_bot <= sa_top && sa_top <= sua_bot && sua_bot <= sua_top &&
-	       sua_top - sa_bot == total && used <= total;
+	       sua_top - sa_bot <= total && total - (sua_top - sa_bot) <= DESCRIPTORS_MAX &&
+	       used <= total;
 }
 
 static bool in_range(uint64_t addr, uint64_t start, uint64_t len)
@@ -73,17 +77,18 @@ static bool is_mseg(const struct anchor_search *s, uint64_t addr, uint64_t ix)
 {
 	const struct layout *l = s->l;
 	static __thread unsigned char copy[MSEG_BYTES_MAX];
-	uint64_t size = l->size_ErtsMsegAllctr_t, cache = 0, first, stride = l->size_cache_t;
-	uint64_t value, slots, next = l->cache_t__next.offset >= 0 ? (uint64_t)l->cache_t__next.offset
-								   : 0;
+	uint64_t size = l->size_ErtsMsegAllctr_t, stride = l->size_cache_t;
+	uint64_t first, end, heads, value = 0, used, next;
 
 	if (!size || size > sizeof(copy) || !stride || !layout_has(l->cache_t__next) ||
+	    !layout_has(l->ErtsMsegAllctr_t__ix) ||
+	    !layout_has(l->ErtsMsegAllctr_t__is_thread_safe) ||
 	    !layout_has(l->ErtsMsegAllctr_t__cache) ||
+	    !layout_has(l->ErtsMsegAllctr_t__cache_unpowered_node) ||
 	    !layout_has(l->ErtsMsegAllctr_t__cache_free) ||
 	    !layout_has(l->ErtsMsegAllctr_t__cache_size) ||
 	    !layout_has(l->ErtsMsegAllctr_t__max_cache_size) || !anchor_read(s, addr, copy, size))
 		return false;
-	value = 0;
 	memcpy(&value, copy + l->ErtsMsegAllctr_t__ix.offset, 4);
 	if (value != ix)
 		return false;
@@ -91,21 +96,19 @@ static bool is_mseg(const struct anchor_search *s, uint64_t addr, uint64_t ix)
 	memcpy(&value, copy + l->ErtsMsegAllctr_t__is_thread_safe.offset, 4);
 	if (value > 1)
 		return false;
-	memcpy(&value, copy + l->ErtsMsegAllctr_t__max_cache_size.offset, 8);
-	slots = l->ErtsMsegAllctr_t__cache.size / stride;
-	if (value > slots)
-		return false;
+	memcpy(&used, copy + l->ErtsMsegAllctr_t__max_cache_size.offset, 8);
 	memcpy(&value, copy + l->ErtsMsegAllctr_t__cache_size.offset, 8);
-	if (value > slots)
+	if (used > l->ErtsMsegAllctr_t__cache.size / stride || value > used)
 		return false;
-	/* All nodes, the heads behind the slots included, are linked within. */
-	cache = (uint64_t)l->ErtsMsegAllctr_t__cache.offset;
-	first = addr + cache;
-	for (uint64_t at = cache; at + stride <= (uint64_t)l->ErtsMsegAllctr_t__cache_free.offset + stride;
-	     at += stride) {
-		memcpy(&value, copy + at + next, 8);
-		if (!in_range(value, first,
-			      (uint64_t)l->ErtsMsegAllctr_t__cache_free.offset + stride - cache))
+	/* Slots, then the list heads, one array of nodes from cache to cache_free. */
+	first = (uint64_t)l->ErtsMsegAllctr_t__cache.offset;
+	heads = (uint64_t)l->ErtsMsegAllctr_t__cache_unpowered_node.offset;
+	end = (uint64_t)l->ErtsMsegAllctr_t__cache_free.offset + stride;
+	for (uint64_t at = first; at + stride <= end; at += stride) {
+		bool linked = at >= heads || (at - first) / stride < used;
+
+		memcpy(&next, copy + at + l->cache_t__next.offset, 8);
+		if (linked ? !in_range(next, addr + first, end - first) : next != 0)
 			return false;
 	}
 	return true;

@@ -359,11 +359,13 @@ void anchors_find_tables(struct anchor_search *s)
 		anchor_set(s, A_EXPORT_TABLES, find_tables(s, "export_list", n, true),
 			   ANCHOR_SIGNATURE);
 	if (anchor_missing(s, A_EXPORT_TABLES))
-		anchor_set(s, A_EXPORT_TABLES, find_tables(s, "export", n, true), ANCHOR_SIGNATURE);
+		anchor_set(s, A_EXPORT_TABLES, find_tables(s, "export_staged_index", n, true),
+			   ANCHOR_SIGNATURE);
 	if (anchor_missing(s, A_FUN_TABLE))
 		anchor_set(s, A_FUN_TABLE, find_tables(s, "fun_table", 1, false), ANCHOR_SIGNATURE);
 	if (anchor_missing(s, A_FUN_TABLE))
-		anchor_set(s, A_FUN_TABLE, find_tables(s, "fun", n, true), ANCHOR_SIGNATURE);
+		anchor_set(s, A_FUN_TABLE, find_tables(s, "fun_staged_index", n, true),
+			   ANCHOR_SIGNATURE);
 	if (anchor_missing(s, A_REGISTER_TABLE))
 		anchor_set(s, A_REGISTER_TABLE, find_tables(s, "process_reg", 1, false),
 			   ANCHOR_SIGNATURE);
