@@ -13,8 +13,6 @@
 #include "report/units.h"
 #include "target/error.h"
 
-#define BEAMRAY_VERSION "0.1.0"
-
 struct command {
 	const char *name;
 	const char *summary; /* one line for `beamray --help` */

@@ -112,8 +112,7 @@ static int take_common(const struct command *cmd, struct options *o, int c)
 		fputs(cmd->usage, stdout);
 		return EXIT_OK;
 	default:
-		return usage_error(cmd, "not an option, or its value is missing",
-
+		return usage_error(cmd, "not an option", NULL);
 	}
 }
 

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "report/paragraph.h"
+
 /* The accounts in the order in which a person asks for them: what the VM says
  * it uses, what it holds beside that, what is not the VM's. */
 static const struct group {
@@ -37,33 +39,6 @@ static double percent(uint64_t part, uint64_t whole)
 	return whole ? 100.0 * (double)part / (double)whole : 0.0;
 }
 
-/* Prints `text` folded to `columns`, each line indented by `indent` columns
- * and the first one led by a dash. */
-static void paragraph(FILE *to, const char *text, unsigned indent, unsigned columns)
-{
-	unsigned room = columns - indent;
-	const char *lead = "- ";
-
-	while (*text) {
-		size_t len = strlen(text), cut = len;
-
-		if (len > room) {
-			for (cut = room; cut > 0 && text[cut] != ' '; cut--)
-				;
-			if (!cut)
-				cut = room;
-			/* not in the middle of a UTF-8 sequence */
-			while (cut < len && ((unsigned char)text[cut] & 0xc0) == 0x80)
-				cut++;
-		}
-		fprintf(to, "%*s%s%.*s\n", (int)indent - 2, "", lead, (int)cut, text);
-		lead = "  ";
-		text += cut;
-		while (*text == ' ')
-			text++;
-	}
-}
-
 static void head(FILE *to, const struct observer *o, const struct look *l)
 {
 	char when[32];
@@ -86,7 +61,7 @@ static void os_beside_vm(FILE *to, const struct look *l, const struct ledger *g,
 		fprintf(to, ", proportional %s", unit_format(a, sizeof(a), opts->unit, l->os.pss));
 	if (l->os.swap != SYSTEM_UNKNOWN && l->os.swap)
 		fprintf(to, ", swapped %s", unit_format(a, sizeof(a), opts->unit, l->os.swap));
-	if (l->os.cgroup_limit != SYSTEM_UNKNOWN)
+	if (l->os.cgroup_limit < SYSTEM_UNLIMITED)
 		fprintf(to, "\n     cgroup %s of %s",
 			unit_format(a, sizeof(a), opts->unit, l->os.cgroup_usage),
 			unit_format(b, sizeof(b), opts->unit, l->os.cgroup_limit));
@@ -240,7 +215,7 @@ void memory_text(FILE *to, const struct observer *o, const struct look *l,
 	if (g->n_notes)
 		fputc('\n', to);
 	for (i = 0; i < g->n_notes; i++)
-		paragraph(to, g->notes[i], 2, opts->columns);
+		paragraph(to, "- ", g->notes[i], opts->columns);
 	if (!g->complete)
 		fprintf(to, "\nINCOMPLETE: more than 1%% of the bytes could not be read or named.\n");
 }

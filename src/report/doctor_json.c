@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "report/doctor.h"
+
+#include <string.h>
+
+#include "report/memory.h"
+
+static json_t *frame_json(const struct verdict_input *in, const struct frame *f)
+{
+	const struct symbol *s = in->trace.symbol ? in->trace.symbol(in->trace.arg, f) : NULL;
+	char line[512];
+
+	if (f->kind == FRAME_REPEAT)
+		snprintf(line, sizeof(line), "(repeats %llu)", (unsigned long long)f->addr);
+	else if (f->kind == FRAME_CUT)
+		snprintf(line, sizeof(line), "(cut)");
+	else if (f->kind == FRAME_JOINED)
+		snprintf(line, sizeof(line), "(joined)");
+	else if (s && s->name && (s->kind == FRAME_ERLANG || s->kind == FRAME_GLUE))
+		snprintf(line, sizeof(line), "%s", s->name);
+	else if (s && s->name && s->kind == FRAME_KERNEL)
+		snprintf(line, sizeof(line), "%s_[k]", s->name);
+	else if (s && s->name)
+		snprintf(line, sizeof(line), "%s [%s]", s->name, s->module ? s->module : "?");
+	else if (s && s->module)
+		snprintf(line, sizeof(line), "%s+0x%llx", s->module, (unsigned long long)s->offset);
+	else
+		snprintf(line, sizeof(line), "0x%llx", (unsigned long long)f->addr);
+	return json_string(line);
+}
+
+static json_t *stack_json(const struct verdict_input *in, const struct profile_stack *s)
+{
+	json_t *j = json_object(), *frames = json_array();
+	size_t i;
+
+	json_object_set_new(j, "weight", json_integer(s->weight));
+	json_object_set_new(j, "label", s->label ? json_string(s->label) : json_null());
+	json_object_set_new(j, "complete", json_boolean(s->complete));
+	for (i = 0; i < s->n; i++)
+		json_array_append_new(frames, frame_json(in, &s->frames[i]));
+	json_object_set_new(j, "frames", frames);
+	return j;
+}
+
+static json_t *finding_json(const struct verdict_input *in, const struct finding *f)
+{
+	json_t *j = json_object(), *list;
+	size_t i;
+
+	json_object_set_new(j, "code", json_string(finding_code_name(f->code)));
+	json_object_set_new(j, "subject", json_string(f->subject));
+	json_object_set_new(j, "mechanism", f->mechanism[0] ? json_string(f->mechanism) : json_null());
+	json_object_set_new(j, "bytes", json_integer((json_int_t)f->bytes));
+	json_object_set_new(j, "grew_bytes", json_integer((json_int_t)f->grew_bytes));
+	json_object_set_new(j, "bytes_per_s", json_real(f->bytes_per_s));
+	json_object_set_new(j, "owner", f->owner[0] ? json_string(f->owner) : json_null());
+	json_object_set_new(j, "confidence", json_string(confidence_name(f->confidence)));
+	json_object_set_new(j, "confidence_reason", json_string(f->why));
+	list = json_array();
+	for (i = 0; i < f->n_evidence; i++)
+		json_array_append_new(list,
+				      json_pack("{s:s, s:I, s:s}", "what", f->evidence[i].what,
+						"value", (json_int_t)f->evidence[i].value, "unit",
+						f->evidence[i].unit));
+	json_object_set_new(j, "evidence", list);
+	list = json_array();
+	for (i = 0; i < f->n_stacks; i++)
+		json_array_append_new(list, stack_json(in, f->stacks[i]));
+	json_object_set_new(j, "stacks", list);
+	list = json_array();
+	for (i = 0; i < f->n_advice; i++)
+		json_array_append_new(list, json_string(f->advice[i]));
+	json_object_set_new(j, "advice", list);
+	return j;
+}
+
+json_t *doctor_json(const struct verdict_input *in, const struct verdict *v, double cpu_fraction)
+{
+	json_t *doc = json_object(), *findings = json_array(), *lost = json_object(),
+	       *overhead = json_object();
+	size_t i;
+
+	json_object_set_new(doc, "schema", json_string("beamray.doctor/1"));
+	json_object_set_new(doc, "target", target_json(in->o));
+	json_object_set_new(doc, "duration_s", json_real(in->seconds));
+	json_object_set_new(doc, "before",
+			    in->before.look ?
+				    memory_json(in->o, in->before.look, in->before.ledger) :
+				    json_null());
+	json_object_set_new(doc, "after", memory_json(in->o, in->after.look, in->after.ledger));
+	for (i = 0; i < v->n; i++)
+		json_array_append_new(findings, finding_json(in, &v->v[i]));
+	json_object_set_new(doc, "findings", findings);
+	json_object_set_new(lost, "events", json_integer((json_int_t)in->trace.lost));
+	json_object_set_new(lost, "stacks",
+			    json_integer(in->trace.growth ?
+						 (json_int_t)in->trace.growth->lost_stacks :
+						 0));
+	json_object_set_new(doc, "lost", lost);
+	json_object_set_new(overhead, "cpu_fraction",
+			    cpu_fraction >= 0 ? json_real(cpu_fraction) : json_null());
+	json_object_set_new(doc, "overhead", overhead);
+	return doc;
+}
