@@ -49,7 +49,7 @@ struct layout {
 	int otp_major;	      /* 27 */
 	const char *erts_vsn; /* "15.2.7" */
 	const char *arch;     /* "x86_64" */
-	const char *flavor;   /* "jit" or "emu" */
+	const char *flavor;   /* "jit", "emu" or, up to OTP 23, "hipe" */
 	const char *source;   /* what was measured, in words */
 	uint32_t list_id;     /* layout_list_id() of the list that a table was made from */
 
@@ -89,9 +89,10 @@ static inline bool layout_flag(uint64_t value, int64_t constant)
 }
 
 /*
- * The built-in table of a release, or NULL. flavor is "jit" or "emu"; NULL takes the flavour that
+ * The built-in table of a release, or NULL. flavor is "jit", "emu" or "hipe"; NULL takes the one that
  * the release is normally built with. A table serves every version of a major release; whether it
- * fits the process at hand must be verified there. Static storage, never freed.
+ * fits the process at hand must be verified there (OTP 23 with HiPE has a larger Process and one
+ * allocator more, but the same version). Static storage, never freed.
  */
 const struct layout *layout_find(int otp_major, const char *flavor);
 

@@ -29,9 +29,11 @@ for tool in apt-get gpgv wget xz dpkg-source sha256sum; do
 done
 
 # The base of the archive that holds "main" of Debian proper (not security, not a third party).
-mirror=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(LABEL) $(COMPONENT)' 'Created-By: Packages' |
+# shellcheck disable=SC2016 # apt-get expands these, not the shell
+mirror=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(LABEL) $(COMPONENT)' \
+	'Created-By: Packages' |
 	awk '$2 == "Debian" && $3 == "Debian" && $4 == "main" { print $1; exit }')
-[ -n "$mirror" ] || die "apt has no Debian mirror configured; run apt-get update or pass an unpacked source to generate.sh"
+[ -n "$mirror" ] || die "apt knows no Debian mirror: run apt-get update, or use generate.sh -d"
 mirror=${mirror%/}
 
 mkdir -p "$dir"
@@ -49,7 +51,8 @@ get "dists/$suite/InRelease" InRelease
 # signed text only, so nothing outside the signature is ever parsed.
 rm -f Release
 gpgv --keyring "$keyring" --status-fd 3 --output Release InRelease 3>gpgv.status 2>gpgv.log || true
-grep -q '^\[GNUPG:\] VALIDSIG' gpgv.status || die "InRelease of $suite: no valid signature (see $dir/gpgv.log)"
+grep -q '^\[GNUPG:\] VALIDSIG' gpgv.status ||
+	die "InRelease of $suite: no valid signature (see $dir/gpgv.log)"
 ! grep -q '^\[GNUPG:\] BADSIG' gpgv.status || die "InRelease of $suite: bad signature"
 [ -s Release ] || die "InRelease of $suite: no signed text"
 
@@ -59,20 +62,22 @@ want=$(awk '/^SHA256:/ { on = 1; next } /^[^ ]/ { on = 0 }
 get "dists/$suite/main/source/Sources.xz" Sources.xz
 echo "$want  Sources.xz" | sha256sum --quiet -c - >&2 || die "Sources.xz: wrong checksum"
 
-# One paragraph of the index; a suite may carry an extra-source-only older one, the last wins.
-xz -dc Sources.xz | awk -v RS= '/^Package: erlang\n/ { p = $0 } END { print p }' > erlang.index
-[ -s erlang.index ] || die "$suite has no source package erlang"
+# One paragraph of the index; older versions kept for another package's sake are marked as extra.
+xz -dc Sources.xz | awk -v RS= '/^Package: erlang\n/ && !/\nExtra-Source-Only: yes/ { p = $0 }
+	END { print p }' > erlang.index
+grep -q '^Version:' erlang.index || die "$suite has no source package erlang"
 version=$(awk '/^Version:/ { print $2 }' erlang.index)
 pool=$(awk '/^Directory:/ { print $2 }' erlang.index)
 awk '/^Checksums-Sha256:/ { on = 1; next } /^[^ ]/ { on = 0 } on { print $1 "  " $3 }' \
 	erlang.index > erlang.sha256
 while read -r _ file; do
-	[ -s "$file" ] || get "$pool/$file" "$file"
+	[ -s "$file" ] || get "$pool/$file" "$file" # kept from an earlier run; verified below
 done < erlang.sha256
 sha256sum --quiet -c erlang.sha256 >&2 || die "erlang $version: wrong checksum"
 
 rm -rf source
 # The .dsc was verified through the signed index; the uploader's own key is not needed.
-dpkg-source --no-check -x ./*.dsc source > dpkg-source.log 2>&1 || die "dpkg-source failed (see $dir/dpkg-source.log)"
+dpkg-source --no-check -x ./*.dsc source > dpkg-source.log 2>&1 ||
+	die "dpkg-source failed (see $dir/dpkg-source.log)"
 rm -f Sources.xz InRelease Release
 echo "$dir/source $version"

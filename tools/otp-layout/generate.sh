@@ -95,7 +95,8 @@ fi
 if [ -n "$hipe" ] && [ "$(cat "$work/configured" 2>/dev/null)" != "$hipe" ]; then
 	die "the tree was not configured with $hipe; use a fresh one"
 fi
-target=$(basename "$(dirname "$(ls erts/*/config.h | head -1)")")
+config=(erts/*/config.h)
+target=$(basename "$(dirname "${config[0]}")")
 nice make -j2 -C erts/emulator generate TYPE=opt FLAVOR="$folder" \
 	> "$work/generate-$flavor.log" 2>&1 || die "see $work/generate-$flavor.log"
 

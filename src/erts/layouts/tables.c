@@ -8,6 +8,7 @@
  * In order of release; within a release the flavour that it is normally built with comes first:
  * layout_find() without a flavour takes the first that matches.
  */
+/* clang-format off */
 static const struct layout *const tables[] = {
 	&layout_otp_23_x86_64,
 	&layout_otp_23_x86_64_hipe,
@@ -18,6 +19,7 @@ static const struct layout *const tables[] = {
 	&layout_otp_29_x86_64,
 	&layout_otp_29_x86_64_emu,
 };
+/* clang-format on */
 
 #define TABLES (sizeof(tables) / sizeof(tables[0]))
 
