@@ -49,7 +49,8 @@ struct carriers {
 	uint64_t bytes;		 /* of carriers walked */
 	uint64_t torn;		 /* carriers given up after retries */
 	uint64_t retries;
-	uint64_t errors;	 /* checks that failed in the final try (0 on an idle node) */
+	uint64_t errors;	 /* of torn: failed twice at one place in a carrier that stood
+				    still, so no race but a lie (0 on every sound node) */
 	uint64_t counter_mismatch; /* walked clean but off the carrier's own counters */
 	uint64_t lost_bytes;	 /* carriers_size by statistics minus found, when positive */
 	uint64_t overlaps;	 /* carriers dropped because they overlapped another */

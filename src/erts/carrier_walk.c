@@ -771,6 +771,8 @@ int walker_run(struct walker *w, struct carrier *c, unsigned header,
 	       const struct carrier_header *known, struct carriers *sum)
 {
 	struct carrier_header h = { 0 };
+	uint64_t failed_at = 0, failed_bytes = 0;
+	bool persistent = false;
 	struct sums s;
 	int i, ret = 0;
 
@@ -783,13 +785,19 @@ int walker_run(struct walker *w, struct carrier *c, unsigned header,
 			return ret;
 		if (ret == 0 || ret == -ENODATA || w->delivered)
 			break;
+		/* the same check at the same place in a carrier that stood still:
+		 * no race */
+		persistent = ret == -EINVAL && i && s.at == failed_at &&
+			     h.used_bytes == failed_bytes;
+		failed_at = s.at;
+		failed_bytes = h.used_bytes;
 	}
 	if (ret < 0) {
 		/* What was walked before a page that is not there still holds;
 		 * what was walked into a contradiction does not. */
 		c->torn = true;
 		sum->torn++;
-		if (ret == -EINVAL)
+		if (ret == -EINVAL && persistent)
 			sum->errors++;
 		w->n_events = 0;
 		if (c->single || ret != -ENODATA || h.size != c->size) {
