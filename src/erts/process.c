@@ -1,0 +1,515 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The process table and how a pid is written.
+ *
+ *   erts_proc (ErtsPTab)      tab[max]              Process
+ *   +-------------+           +---------+           +-------------------+
+ *   | tab       --+---------->| 0       |           | common.id   (pid) |
+ *   | max         |           | Process-+---------->| common.u.alive.reg|--> RegProc.name
+ *   | masks ...   |           | invalid |           | heap htop stop    |
+ *   +-------------+           | ...     |           | dictionary        |--> ProcDict
+ *                             +---------+           +-------------------+
+ *
+ * Slots are filled in an order that keeps neighbours off one cache line: the
+ * running number that users know, "data", and the slot, "pix", are permutations
+ * of each other. Up to OTP 25 a pid term holds the data and the slot is
+ * computed from it; from 27 on it holds the slot's form and the data are
+ * computed (erl_ptab.h, erts_ptab_data2pix() and erts_ptab_pixdata2data()).
+ * Which one a VM does need not be known beforehand: only one of them leads
+ * from a process's own pid back to the slot in which it was found. That is the
+ * check that every process here must pass, too.
+ *
+ *   up to 25    data: 15 bits number, 13 bits serial          <0.number.serial>
+ *   27, 29      data: 28 bits number, 32 bits serial
+ *
+ * A pid term is data << 4 | 0x3.
+ */
+#include "erts/process.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PID_TAG 0x3u   /* _TAG_IMMED1_PID, low 4 bits */
+#define ATOM_TAG 0x0bu /* _TAG_IMMED2_ATOM, low 6 bits */
+#define SMALL_TAG 0xfu /* _TAG_IMMED1_SMALL, low 4 bits */
+#define LIST_TAG 0x1u
+#define BOXED_TAG 0x2u
+#define NIL 0x3bu
+#define TUPLE(n) ((uint64_t)(n) << 6) /* header of a tuple */
+
+#define TABLE_MAX (1ull << 27)	   /* ERTS_MAX_PROCESSES */
+#define SCHEDULERS_MAX 1024	   /* ERTS_MAX_NO_OF_SCHEDULERS */
+#define DICTIONARY_MAX (1u << 16)  /* slots of a dictionary that are looked at */
+#define CHAIN_MAX 64		   /* entries in one of them */
+#define COPY_MAX 4096		   /* more than sizeof(Process) in any release */
+
+struct ptab {
+	uint64_t tab, max, invalid;
+	uint64_t pix_mask, pix_cl_mask, pix_cl_shift, pix_cli_mask, pix_cli_shift;
+	uint64_t dix_cl_mask, dix_cl_shift, dix_cli_mask, dix_cli_shift;
+};
+
+static int ptab_read(struct vm *vm, struct ptab *p)
+{
+	const struct layout *l = vm->layout;
+	const uint64_t at = vm->anchors.v[A_PROC].addr;
+	struct {
+		struct layout_field f;
+		uint64_t *to;
+		bool needed;
+	} fields[] = {
+		{ l->ErtsPTab__r_o_tab, &p->tab, true },
+		{ l->ErtsPTab__r_o_max, &p->max, true },
+		{ l->ErtsPTab__r_o_invalid_element, &p->invalid, true },
+		{ l->ErtsPTab__r_o_pix_mask, &p->pix_mask, false },
+		{ l->ErtsPTab__r_o_pix_cl_mask, &p->pix_cl_mask, false },
+		{ l->ErtsPTab__r_o_pix_cl_shift, &p->pix_cl_shift, false },
+		{ l->ErtsPTab__r_o_pix_cli_mask, &p->pix_cli_mask, false },
+		{ l->ErtsPTab__r_o_pix_cli_shift, &p->pix_cli_shift, false },
+		{ l->ErtsPTab__r_o_dix_cl_mask, &p->dix_cl_mask, false },
+		{ l->ErtsPTab__r_o_dix_cl_shift, &p->dix_cl_shift, false },
+		{ l->ErtsPTab__r_o_dix_cli_mask, &p->dix_cli_mask, false },
+		{ l->ErtsPTab__r_o_dix_cli_shift, &p->dix_cli_shift, false },
+	};
+	size_t i;
+	int ret;
+
+	memset(p, 0, sizeof(*p));
+	if (!at)
+		return -ENOENT;
+	for (i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+		ret = vm_read_field(vm, at, fields[i].f, fields[i].to);
+		if (ret && (fields[i].needed || ret != -ENOENT))
+			return ret;
+	}
+	p->pix_cl_shift &= 63;
+	p->pix_cli_shift &= 63;
+	p->dix_cl_shift &= 63;
+	p->dix_cli_shift &= 63;
+	return p->max && p->max <= TABLE_MAX && p->tab ? 0 : -EFAULT;
+}
+
+/* Slot of a pid up to OTP 25, where the term holds the data. */
+static uint64_t slot_from_data(const struct ptab *p, uint64_t data)
+{
+	uint32_t n = (uint32_t)data;
+
+	if (!p->pix_cl_mask)
+		return n % p->max;
+	return ((n & p->pix_cl_mask) << p->pix_cl_shift) +
+	       ((n >> p->pix_cli_shift) & p->pix_cli_mask);
+}
+
+/* From 27 on the term's low bits are the slot. */
+static uint64_t slot_from_pixdata(const struct ptab *p, uint64_t pixdata)
+{
+	return p->pix_mask ? pixdata & p->pix_mask : pixdata % p->max;
+}
+
+static bool pids_are_pixdata(const struct vm *vm)
+{
+	return vm->layout->otp_major >= 26;
+}
+
+static bool is_pid(uint64_t term)
+{
+	return (term & 0xf) == PID_TAG;
+}
+
+static bool is_atom(uint64_t term)
+{
+	return (term & 0x3f) == ATOM_TAG;
+}
+
+static uint64_t slot_of(const struct vm *vm, const struct ptab *p, uint64_t pid)
+{
+	return pids_are_pixdata(vm) ? slot_from_pixdata(p, pid >> 4) : slot_from_data(p, pid >> 4);
+}
+
+bool process_pid_text(struct vm *vm, uint64_t pid, char *buf, size_t size)
+{
+	uint64_t data = pid >> 4;
+	struct ptab p;
+
+	if (size)
+		buf[0] = '\0';
+	if (!is_pid(pid))
+		return false;
+	if (!pids_are_pixdata(vm)) {
+		snprintf(buf, size, "<0.%" PRIu64 ".%" PRIu64 ">", data & 0x7fff,
+			 data >> 15 & 0x1fff);
+		return true;
+	}
+	if (ptab_read(vm, &p))
+		return false;
+	if (p.pix_mask)
+		data = (data & ~p.pix_mask) | (data >> p.dix_cl_shift & p.dix_cl_mask) |
+		       (data & p.dix_cli_mask) << p.dix_cli_shift;
+	snprintf(buf, size, "<0.%" PRIu64 ".%" PRIu64 ">", data & 0xfffffff, data >> 28);
+	return true;
+}
+
+int process_read(struct vm *vm, uint64_t addr, struct process *out)
+{
+	const struct layout *l = vm->layout;
+	unsigned char copy[COPY_MAX];
+	uint64_t reg = 0, state = 0, name;
+	const size_t size = l->size_Process;
+	int ret;
+
+	memset(out, 0, sizeof(*out));
+	if (!size || size > sizeof(copy))
+		return -ENOTSUP;
+	ret = vm_read(vm, addr, copy, size);
+	if (ret)
+		return ret == -EFAULT ? -EAGAIN : ret;
+	out->addr = addr;
+	if (!vm_field(copy, size, l->Process__common_id, &out->pid) ||
+	    !vm_field(copy, size, l->Process__heap, &out->heap) ||
+	    !vm_field(copy, size, l->Process__htop, &out->htop) ||
+	    !vm_field(copy, size, l->Process__stop, &out->stop) ||
+	    !vm_field(copy, size, l->Process__hend, &out->hend))
+		return -ENOTSUP;
+	vm_field(copy, size, l->Process__u_initial_module, &out->module);
+	vm_field(copy, size, l->Process__u_initial_function, &out->function);
+	vm_field(copy, size, l->Process__u_initial_arity, &out->arity);
+	vm_field(copy, size, l->Process__dictionary, &out->dictionary);
+	vm_field(copy, size, l->Process__common_u_alive_reg, &reg);
+	vm_field(copy, size, l->Process__state, &state);
+	out->state = (uint32_t)state;
+	if (!is_pid(out->pid) || layout_flag(state, l->psflg_free))
+		return -EAGAIN;
+	/* While it exits, common.u is used for something else. */
+	if (reg && !layout_flag(state, l->psflg_exiting) &&
+	    !vm_read_field(vm, reg, l->RegProc__name, &name) && is_atom(name)) {
+		uint64_t back = 0;
+
+		if (!layout_has(l->RegProc__p) ||
+		    (!vm_read_field(vm, reg, l->RegProc__p, &back) && back == addr))
+			out->name = name;
+	}
+	return 0;
+}
+
+int process_find(struct vm *vm, uint64_t pid, struct process *out)
+{
+	struct ptab p;
+	uint64_t addr;
+	int ret;
+
+	if (!is_pid(pid))
+		return -ENOENT;
+	ret = ptab_read(vm, &p);
+	if (ret)
+		return ret;
+	if (slot_of(vm, &p, pid) >= p.max)
+		return -ENOENT;
+	ret = vm_read_u64(vm, p.tab + 8 * slot_of(vm, &p, pid), &addr);
+	if (ret)
+		return ret;
+	if (!addr || addr == p.invalid)
+		return -ENOENT;
+	ret = process_read(vm, addr, out);
+	if (!ret && out->pid != pid)
+		return -ENOENT;
+	return ret == -EAGAIN ? -ENOENT : ret;
+}
+
+/* Adds what the slots [first, first + n) hold. */
+static int add_slots(struct vm *vm, const struct ptab *t, const uint64_t *slots, uint64_t first,
+		     size_t n, struct processes *p, size_t *allocated)
+{
+	size_t i;
+	int ret;
+
+	for (i = 0; i < n; i++) {
+		struct process one;
+
+		if (!slots[i] || slots[i] == t->invalid)
+			continue;
+		ret = process_read(vm, slots[i], &one);
+		if (!ret && slot_of(vm, t, one.pid) != first + i)
+			ret = -EAGAIN;
+		if (ret == -EAGAIN || ret == -ENODATA) {
+			uint64_t now = 0;
+
+			/* One that has gone since is no gap. */
+			if (ret == -ENODATA || (!vm_read_u64(vm, t->tab + 8 * (first + i), &now) &&
+						now == slots[i]))
+				p->torn++;
+			continue;
+		}
+		if (ret)
+			return ret;
+		if (p->n == *allocated) {
+			size_t more = *allocated ? *allocated * 2 : 256;
+			struct process *v = realloc(p->v, more * sizeof(*v));
+
+			if (!v)
+				return -ENOMEM;
+			p->v = v;
+			*allocated = more;
+		}
+		p->v[p->n++] = one;
+	}
+	return 0;
+}
+
+int processes_read(struct vm *vm, struct processes **out, struct error *err)
+{
+	enum { CHUNK = 8192 };
+	struct processes *p = NULL;
+	uint64_t *slots = NULL, first;
+	size_t allocated = 0;
+	struct ptab t;
+	int ret;
+
+	*out = NULL;
+	ret = ptab_read(vm, &t);
+	if (ret)
+		return error_set(err, ret == -ENOENT ? EXIT_UNSUPPORTED : error_exit_code(ret), ret,
+				 "The process table of this VM could not be found or read.");
+	p = calloc(1, sizeof(*p));
+	slots = malloc(CHUNK * sizeof(*slots));
+	ret = p && slots ? 0 : -ENOMEM;
+	if (!ret)
+		p->limit = t.max;
+	for (first = 0; !ret && first < t.max; first += CHUNK) {
+		size_t n = t.max - first < CHUNK ? (size_t)(t.max - first) : CHUNK;
+
+		ret = vm_read(vm, t.tab + 8 * first, slots, n * sizeof(*slots));
+		if (ret == -ENODATA) { /* never written to: empty */
+			ret = 0;
+			continue;
+		}
+		if (!ret)
+			ret = add_slots(vm, &t, slots, first, n, p, &allocated);
+	}
+	free(slots);
+	if (ret) {
+		processes_free(p);
+		return error_set(err, error_exit_code(ret), ret,
+				 "The process table could not be read: %s.", strerror(-ret));
+	}
+	*out = p;
+	return 0;
+}
+
+void processes_free(struct processes *p)
+{
+	if (!p)
+		return;
+	free(p->v);
+	free(p);
+}
+
+const struct process *processes_find(const struct processes *p, uint64_t pid)
+{
+	size_t i;
+
+	for (i = 0; i < p->n; i++)
+		if (p->v[i].pid == pid)
+			return &p->v[i];
+	return NULL;
+}
+
+/* ---- labels --------------------------------------------------------------- */
+
+static size_t mfa_text(struct vm *vm, uint64_t module, uint64_t function, uint64_t arity,
+		       char *buf, size_t size)
+{
+	char m[PROCESS_LABEL_MAX / 2 - 8], f[PROCESS_LABEL_MAX / 2 - 8];
+	int n;
+
+	if (!is_atom(module) || !is_atom(function) || arity > 255 ||
+	    vm_atom(vm, module >> 6, m, sizeof(m)) < 0 ||
+	    vm_atom(vm, function >> 6, f, sizeof(f)) < 0)
+		return 0;
+	n = snprintf(buf, size, "%s:%s/%" PRIu64, m, f, arity);
+	return n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;
+}
+
+/* The tuple behind a boxed term: checks its header and reads `n` elements. */
+static bool read_tuple(struct vm *vm, uint64_t term, unsigned n, uint64_t *out)
+{
+	uint64_t words[4];
+
+	if ((term & 3) != BOXED_TAG || n >= 4 || vm_read(vm, term & ~7ull, words, (n + 1) * 8) ||
+	    words[0] != TUPLE(n))
+		return false;
+	memcpy(out, words + 1, n * 8);
+	return true;
+}
+
+/* If `term` is {'$initial_call', {M, F, A}}, its text. */
+static size_t entry_text(struct vm *vm, uint64_t term, char *buf, size_t size)
+{
+	uint64_t pair[2], mfa[3];
+	char key[32];
+
+	if (!read_tuple(vm, term, 2, pair) || !is_atom(pair[0]) ||
+	    vm_atom(vm, pair[0] >> 6, key, sizeof(key)) < 0 || strcmp(key, "$initial_call") != 0 ||
+	    !read_tuple(vm, pair[1], 3, mfa) || (mfa[2] & 0xf) != SMALL_TAG)
+		return 0;
+	return mfa_text(vm, mfa[0], mfa[1], mfa[2] >> 4, buf, size);
+}
+
+/* proc_lib puts the real initial call into the process dictionary, which is a
+ * hash table of entries: NIL, a pair, or a list of pairs (erl_process_dict.c). */
+static size_t dictionary_call(struct vm *vm, uint64_t dictionary, char *buf, size_t size)
+{
+	const struct layout *l = vm->layout;
+	uint64_t used, i, at, term, cell[2];
+	unsigned chain;
+	size_t n;
+
+	if (!layout_has(l->ProcDict__data) ||
+	    vm_read_field(vm, dictionary, l->ProcDict__usedSlots, &used))
+		return 0;
+	at = dictionary + (uint64_t)l->ProcDict__data.offset;
+	for (i = 0; i < used && i < DICTIONARY_MAX; i++) {
+		if (vm_read_u64(vm, at + 8 * i, &term))
+			return 0;
+		for (chain = 0; (term & 3) == LIST_TAG && chain < CHAIN_MAX; chain++) {
+			if (vm_read(vm, term & ~7ull, cell, sizeof(cell)))
+				return 0;
+			n = entry_text(vm, cell[0], buf, size);
+			if (n)
+				return n;
+			term = cell[1];
+		}
+		n = entry_text(vm, term, buf, size);
+		if (n)
+			return n;
+	}
+	return 0;
+}
+
+size_t process_label(struct vm *vm, const struct process *p, char *buf, size_t size)
+{
+	char module[32];
+	ssize_t n;
+	size_t len;
+
+	if (!size)
+		return 0;
+	buf[0] = '\0';
+	if (p->name) {
+		n = vm_atom(vm, p->name >> 6, buf, size);
+		if (n > 0)
+			return (size_t)n;
+	}
+	/* Only proc_lib's processes have the entry; others are not searched. */
+	if (p->dictionary && is_atom(p->module) &&
+	    vm_atom(vm, p->module >> 6, module, sizeof(module)) > 0 &&
+	    strcmp(module, "proc_lib") == 0) {
+		len = dictionary_call(vm, p->dictionary, buf, size);
+		if (len)
+			return len;
+	}
+	len = mfa_text(vm, p->module, p->function, p->arity, buf, size);
+	if (len)
+		return len;
+	process_pid_text(vm, p->pid, buf, size);
+	return strlen(buf);
+}
+
+size_t process_pid_label(struct vm *vm, uint64_t pid, char *buf, size_t size)
+{
+	struct process p;
+
+	if (!process_find(vm, pid, &p))
+		return process_label(vm, &p, buf, size);
+	if (!process_pid_text(vm, pid, buf, size) && size)
+		snprintf(buf, size, "unknown process");
+	return size ? strlen(buf) : 0;
+}
+
+/* ---- schedulers ----------------------------------------------------------- */
+
+static int add_schedulers(struct vm *vm, enum anchor_id anchor, enum scheduler_kind kind,
+			  struct scheduler **v, size_t *n)
+{
+	const struct layout *l = vm->layout;
+	const uint64_t stride = l->size_ErtsAlignedSchedulerData;
+	uint64_t array, limit = SCHEDULERS_MAX, i;
+	int ret;
+
+	if (!vm->anchors.v[anchor].addr || !stride)
+		return -ENOENT;
+	ret = vm_read_u64(vm, vm->anchors.v[anchor].addr, &array);
+	if (ret)
+		return ret;
+	if (!array)
+		return 0;
+	if (kind == SCHEDULER_NORMAL && vm->anchors.v[A_NO_SCHEDULERS].addr) {
+		uint64_t no;
+
+		ret = vm_read_u64(vm, vm->anchors.v[A_NO_SCHEDULERS].addr, &no);
+		if (ret)
+			return ret;
+		if (no && no < limit)
+			limit = no;
+	}
+	for (i = 0; i < limit; i++) {
+		struct scheduler s = { .addr = array + i * stride, .kind = kind };
+		uint64_t number;
+		struct process p;
+		void *larger;
+
+		/* The array has no length of its own: it ends where the numbers do. */
+		if (vm_read_field(vm, s.addr,
+				  kind == SCHEDULER_NORMAL ? l->ErtsSchedulerData__no :
+							     l->ErtsSchedulerData__dirty_no,
+				  &number) ||
+		    number != i + 1 ||
+		    vm_read_field(vm, s.addr, l->ErtsSchedulerData__tid, &s.pthread) ||
+		    vm_read_field(vm, s.addr, l->ErtsSchedulerData__current_process, &s.process))
+			break;
+		vm_read_field(vm, s.addr, l->ErtsSchedulerData__current_port, &s.port);
+		s.number = (unsigned)number;
+		if (s.process && !process_read(vm, s.process, &p))
+			s.pid = p.pid;
+		larger = realloc(*v, (*n + 1) * sizeof(**v));
+		if (!larger)
+			return -ENOMEM;
+		*v = larger;
+		(*v)[(*n)++] = s;
+	}
+	return 0;
+}
+
+ssize_t schedulers_read(struct vm *vm, struct scheduler **out)
+{
+	struct scheduler *v = NULL;
+	size_t n = 0;
+	int ret;
+
+	*out = NULL;
+	ret = add_schedulers(vm, A_SCHEDULER_DATA, SCHEDULER_NORMAL, &v, &n);
+	if (!ret) {
+		/* Without the dirty ones the normal ones are still right. */
+		ret = add_schedulers(vm, A_DIRTY_CPU_SCHEDULER_DATA, SCHEDULER_DIRTY_CPU, &v, &n);
+		if (!ret || ret == -ENOENT)
+			ret = add_schedulers(vm, A_DIRTY_IO_SCHEDULER_DATA, SCHEDULER_DIRTY_IO, &v,
+					     &n);
+		if (ret == -ENOENT)
+			ret = 0;
+	}
+	if (ret) {
+		free(v);
+		return ret;
+	}
+	*out = v;
+	return (ssize_t)n;
+}
+
+void scheduler_role(const struct scheduler *s, char *buf, size_t size)
+{
+	static const char *const names[] = { "scheduler", "dirty cpu", "dirty io" };
+
+	snprintf(buf, size, "%s %u", names[s->kind], s->number);
+}
