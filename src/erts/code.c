@@ -451,10 +451,11 @@ int code_open(struct vm *vm, struct code **out, struct error *err)
 		c->source = CODE_RANGES;
 		c->anchor = ranges->addr;
 		ret = code_refresh(c, err);
-		/* In beam_emu.c every stack ends in beam_exit[]. */
+		/* beam_emu.c: a process returns to the second instruction of
+		 * beam_apply[], which is normal_exit (erl_create_process()). */
 		if (ret >= 0 && !c->header.normal_exit && !vm->jit && vm->exe &&
-		    image_symbol(vm->exe, "beam_exit", &s))
-			c->header.normal_exit = s.addr;
+		    image_symbol(vm->exe, "beam_apply", &s))
+			c->header.normal_exit = s.addr + 8;
 	}
 	if (ret < 0) {
 		code_close(c);
