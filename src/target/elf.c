@@ -41,7 +41,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <gelf.h>
 #include <libelf.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,7 +53,6 @@
 #define PROBES_MAX    16384u /* files that are opened to see whether they are ELF */
 #define NEAR_MAPPINGS 16     /* an image's second mapping is this near its first */
 #define NOTES_MAX     4096u  /* bytes of one PT_NOTE that are looked at */
-#define ADDRESS_MAX   (1ULL << 56)
 
 /* The public part comes first: the two are allocated as one. */
 struct images_all {
@@ -99,7 +97,7 @@ int image_read(const struct image *i, uint64_t vaddr, void *buf, size_t len)
 {
 	unsigned k;
 
-	if (vaddr >= ADDRESS_MAX || len > ADDRESS_MAX)
+	if (vaddr >= IMAGE_ADDRESS_MAX || len > IMAGE_ADDRESS_MAX)
 		return -EFAULT;
 	for (k = 0; k < i->n_ph; k++) {
 		const Elf64_Phdr *p = &i->ph[k];
@@ -114,10 +112,10 @@ int image_read(const struct image *i, uint64_t vaddr, void *buf, size_t len)
 	return -EFAULT;
 }
 
-static bool ehdr_good(const Elf64_Ehdr *eh)
+bool image_ehdr_good(const Elf64_Ehdr *eh)
 {
-	return memcmp(eh->e_ident, ELFMAG, SELFMAG) == 0 &&
-	       eh->e_ident[EI_CLASS] == ELFCLASS64 && eh->e_ident[EI_DATA] == ELFDATA2LSB &&
+	return memcmp(eh->e_ident, ELFMAG, SELFMAG) == 0 && eh->e_ident[EI_CLASS] == ELFCLASS64 &&
+	       eh->e_ident[EI_DATA] == ELFDATA2LSB &&
 	       (eh->e_type == ET_DYN || eh->e_type == ET_EXEC);
 }
 
@@ -137,7 +135,7 @@ int image_phdrs(int fd, Elf64_Phdr **out, unsigned *n)
 	*n = 0;
 	if (ret < 0)
 		return ret;
-	if (!ehdr_good(&eh) || !phdrs_good(&eh))
+	if (!image_ehdr_good(&eh) || !phdrs_good(&eh))
 		return -EINVAL;
 	bytes = eh.e_phnum * sizeof(Elf64_Phdr);
 	*out = malloc(bytes);
@@ -166,7 +164,7 @@ static int memory_phdrs(struct target *t, uint64_t base, Elf64_Phdr **out, unsig
 	*n = 0;
 	if (ret < 0)
 		return ret;
-	if (!ehdr_good(&eh) || !phdrs_good(&eh))
+	if (!image_ehdr_good(&eh) || !phdrs_good(&eh))
 		return -EINVAL;
 	bytes = eh.e_phnum * sizeof(Elf64_Phdr);
 	if (eh.e_phoff > 4 * TARGET_PAGE)
@@ -271,7 +269,7 @@ static bool bias_find(const Elf64_Phdr *ph, unsigned n, uint64_t base, uint64_t 
 
 	for (k = 0; k < n; k++)
 		if (ph[k].p_type == PT_LOAD && ph[k].p_offset < TARGET_PAGE &&
-		    ph[k].p_vaddr < ADDRESS_MAX && page_floor(ph[k].p_vaddr) <= base) {
+		    ph[k].p_vaddr < IMAGE_ADDRESS_MAX && page_floor(ph[k].p_vaddr) <= base) {
 			*bias = base - page_floor(ph[k].p_vaddr);
 			return true;
 		}
@@ -362,7 +360,8 @@ static int segment_check(const struct mappings *maps, const struct mapping *firs
 	uint64_t end, at;
 	size_t k;
 
-	if (p->p_vaddr >= ADDRESS_MAX || p->p_memsz >= ADDRESS_MAX || p->p_filesz > p->p_memsz)
+	if (p->p_vaddr >= IMAGE_ADDRESS_MAX || p->p_memsz >= IMAGE_ADDRESS_MAX ||
+	    p->p_filesz > p->p_memsz)
 		return -1;
 	if (!p->p_memsz)
 		return 0;
@@ -416,7 +415,8 @@ static bool segments_from_phdrs(struct image *i, const struct mappings *maps,
 			i->has_interp = true;
 		if (i->ph[k].p_type != PT_LOAD)
 			continue;
-		switch (segment_check(maps, first, &i->ph[k], i->bias, floor, &i->segs[i->n_segs])) {
+		switch (segment_check(maps, first, &i->ph[k], i->bias, floor,
+				      &i->segs[i->n_segs])) {
 		case 1:
 			floor = i->segs[i->n_segs].end;
 			i->n_segs++;
@@ -447,8 +447,7 @@ static bool segments_from_maps(struct image *i, const struct mappings *maps,
 	size_t k = (size_t)(first - maps->v), n;
 	bool exec = false;
 
-	for (n = k; n < maps->n && n - k < NEAR_MAPPINGS &&
-		    maps_same_file(&maps->v[n], first) &&
+	for (n = k; n < maps->n && n - k < NEAR_MAPPINGS && maps_same_file(&maps->v[n], first) &&
 		    (n == k || maps->v[n].start == maps->v[n - 1].end);
 	     n++)
 		exec |= maps->v[n].exec;
@@ -493,8 +492,8 @@ static void image_free(struct image *i)
 static bool has_magic(struct target *t, int fd, uint64_t base)
 {
 	unsigned char ident[SELFMAG];
-	int ret = fd >= 0 ? image_pread(fd, 0, ident, sizeof(ident)) :
-			    target_read(t, base, ident, sizeof(ident));
+	int ret = fd >= 0 ? image_pread(fd, 0, ident, sizeof(ident))
+			  : target_read(t, base, ident, sizeof(ident));
 
 	return ret == 0 && memcmp(ident, ELFMAG, SELFMAG) == 0;
 }
@@ -752,191 +751,4 @@ int image_open(const struct image *i)
 		return -ENOENT;
 	fd = fcntl(i->fd, F_DUPFD_CLOEXEC, 3);
 	return fd < 0 ? -errno : fd;
-}
-
-/* sections ----------------------------------------------------------------- */
-
-/* libelf makes room for all sections at once: their number is looked at
- * before it does. */
-static bool sections_sane(int fd)
-{
-	Elf64_Ehdr eh;
-
-	return image_pread(fd, 0, &eh, sizeof(eh)) == 0 && ehdr_good(&eh) &&
-	       eh.e_shentsize == sizeof(Elf64_Shdr) && eh.e_shnum &&
-	       eh.e_shnum <= IMAGE_SECTIONS_MAX && eh.e_phnum <= IMAGE_PHDRS_MAX;
-}
-
-int image_section_find(int fd, const char *name, unsigned type, Elf64_Shdr *out, Elf64_Shdr *link)
-{
-	Elf64_Shdr *sh;
-	Elf_Scn *scn = NULL;
-	size_t strndx;
-	int ret = -ENOENT;
-	Elf *e;
-
-	if (fd < 0)
-		return -ENOENT;
-	if (!sections_sane(fd))
-		return -EINVAL;
-	elf_version(EV_CURRENT);
-	e = elf_begin(fd, ELF_C_READ, NULL);
-	if (!e)
-		return -EINVAL;
-	if (elf_kind(e) != ELF_K_ELF || elf_getshdrstrndx(e, &strndx) < 0) {
-		ret = -EINVAL;
-		goto done;
-	}
-	/* libelf takes the whole table of names into memory */
-	sh = elf64_getshdr(elf_getscn(e, strndx));
-	if (name && (!sh || sh->sh_size > (1u << 20))) {
-		ret = -EINVAL;
-		goto done;
-	}
-	while ((scn = elf_nextscn(e, scn))) {
-		sh = elf64_getshdr(scn);
-		if (!sh || (type && sh->sh_type != type))
-			continue;
-		if (name) {
-			const char *is = elf_strptr(e, strndx, sh->sh_name);
-
-			if (!is || strcmp(is, name) != 0)
-				continue;
-		}
-		*out = *sh;
-		if (link) {
-			sh = elf64_getshdr(elf_getscn(e, out->sh_link));
-			memset(link, 0, sizeof(*link));
-			if (sh)
-				*link = *sh;
-		}
-		ret = 0;
-		break;
-	}
-done:
-	elf_end(e);
-	return ret;
-}
-
-bool image_section(struct image *i, const char *name, uint64_t *start, uint64_t *end)
-{
-	uint64_t addr = 0, size = 0;
-	Elf64_Shdr sh;
-	unsigned k, type;
-
-	if (image_section_find(i->fd, name, 0, &sh, NULL) == 0) {
-		if (!(sh.sh_flags & SHF_ALLOC) || (sh.sh_flags & SHF_TLS && sh.sh_type == SHT_NOBITS))
-			return false;
-		addr = sh.sh_addr;
-		size = sh.sh_size;
-	} else {
-		/* without section headers two of them have a program header */
-		type = strcmp(name, ".dynamic") == 0	    ? PT_DYNAMIC :
-		       strcmp(name, ".eh_frame_hdr") == 0 ? PT_GNU_EH_FRAME :
-							    PT_NULL;
-		for (k = 0; k < i->n_ph && type != PT_NULL; k++)
-			if (i->ph[k].p_type == type) {
-				addr = i->ph[k].p_vaddr;
-				size = i->ph[k].p_memsz;
-			}
-	}
-	if (!size || addr >= ADDRESS_MAX || size >= ADDRESS_MAX)
-		return false;
-	addr += i->bias;
-	for (k = 0; k < i->n_segs; k++)
-		if (addr >= i->segs[k].start && addr + size <= i->segs[k].end) {
-			*start = addr;
-			*end = addr + size;
-			return true;
-		}
-	return false;
-}
-
-/* .dynamic ------------------------------------------------------------------ */
-
-/* glibc writes run-time addresses over the pointers of a loaded .dynamic, musl
- * and the vdso do not. */
-static uint64_t dynamic_address(const struct image *i, uint64_t v)
-{
-	if (i->fd < 0 && image_holds(i, v))
-		return v - i->bias;
-	return v;
-}
-
-int image_dynamic_read(const struct image *i, struct image_dynamic *d)
-{
-	const Elf64_Phdr *p = NULL;
-	uint64_t n;
-	unsigned k;
-
-	memset(d, 0, sizeof(*d));
-	for (k = 0; k < i->n_ph; k++)
-		if (i->ph[k].p_type == PT_DYNAMIC)
-			p = &i->ph[k];
-	if (!p)
-		return -ENOENT;
-	n = p->p_filesz / sizeof(Elf64_Dyn);
-	for (k = 0; k < n && k < 4096; k++) {
-		Elf64_Dyn dyn;
-		int ret = image_read(i, p->p_vaddr + k * sizeof(dyn), &dyn, sizeof(dyn));
-
-		if (ret < 0)
-			return ret;
-		switch (dyn.d_tag) {
-		case DT_NULL:
-			return 0;
-		case DT_SYMTAB:
-			d->symtab = dynamic_address(i, dyn.d_un.d_ptr);
-			break;
-		case DT_STRTAB:
-			d->strtab = dynamic_address(i, dyn.d_un.d_ptr);
-			break;
-		case DT_STRSZ:
-			d->strsz = dyn.d_un.d_val;
-			break;
-		case DT_HASH:
-			d->hash = dynamic_address(i, dyn.d_un.d_ptr);
-			break;
-		case DT_GNU_HASH:
-			d->gnu_hash = dynamic_address(i, dyn.d_un.d_ptr);
-			break;
-		case DT_VERSYM:
-			d->versym = dynamic_address(i, dyn.d_un.d_ptr);
-			break;
-		case DT_NEEDED:
-			if (d->n_needed < sizeof(d->needed) / sizeof(d->needed[0]))
-				d->needed[d->n_needed++] = dyn.d_un.d_val;
-			break;
-		default:
-			break;
-		}
-	}
-	return 0;
-}
-
-size_t image_needed(struct image *i, const char *const **names)
-{
-	struct image_dynamic d;
-	unsigned k;
-
-	if (!i->needed_tried) {
-		i->needed_tried = true;
-		if (image_dynamic_read(i, &d) == 0 && d.n_needed)
-			i->needed = calloc(d.n_needed, sizeof(char *));
-		for (k = 0; i->needed && k < d.n_needed; k++) {
-			uint64_t left = d.needed[k] < d.strsz ? d.strsz - d.needed[k] : 0;
-			char name[256];
-			size_t len = left < sizeof(name) ? (size_t)left : sizeof(name);
-
-			if (!len || d.strtab >= ADDRESS_MAX ||
-			    image_read(i, d.strtab + d.needed[k], name, len) < 0 ||
-			    !memchr(name, '\0', len))
-				continue;
-			i->needed[i->n_needed] = strdup(name);
-			if (i->needed[i->n_needed])
-				i->n_needed++;
-		}
-	}
-	*names = (const char *const *)i->needed;
-	return i->n_needed;
 }

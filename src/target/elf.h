@@ -33,8 +33,7 @@ struct images {
  * whose first bytes are an ELF header; extents by PT_LOAD, so that a .bss that
  * the kernel merged with its neighbour still ends where it ends). Symbols are
  * read on first use. Files that cannot be read are images without symbols. */
-int images_read(struct target *t, const struct mappings *m, struct images **out,
-		struct error *err);
+int images_read(struct target *t, const struct mappings *m, struct images **out, struct error *err);
 void images_free(struct images *im);
 /* The image whose segments hold `addr`, or NULL. */
 struct image *images_find(const struct images *im, uint64_t addr);
@@ -43,10 +42,10 @@ struct image *images_exe(const struct images *im);
 /* First image whose file name (without folder) starts with `prefix`, or NULL. */
 struct image *images_named(const struct images *im, const char *prefix);
 
-const char *image_path(const struct image *i); /* raw */
-const char *image_name(const struct image *i); /* file name alone, raw */
+const char *image_path(const struct image *i);	   /* raw */
+const char *image_name(const struct image *i);	   /* file name alone, raw */
 const char *image_build_id(const struct image *i); /* hex or "" */
-uint64_t image_bias(const struct image *i); /* run-time address - address in the file */
+uint64_t image_bias(const struct image *i);	   /* run-time address - address in the file */
 const struct image_segment *image_segments(const struct image *i, size_t *n);
 bool image_holds(const struct image *i, uint64_t addr);
 

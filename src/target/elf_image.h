@@ -39,9 +39,9 @@ struct symbol_table {
 };
 
 struct image {
-	struct target *t; /* borrowed; only read for images without a file */
+	struct target *t;     /* borrowed; only read for images without a file */
 	size_t *symbol_bytes; /* of all images, shared */
-	int fd;		  /* the file, or -1: everything comes from the target's memory */
+	int fd;		      /* the file, or -1: everything comes from the target's memory */
 	char *path;
 	const char *name; /* into path */
 	char build_id[2 * IMAGE_BUILD_ID_MAX + 1];
@@ -59,6 +59,12 @@ struct image {
 	char **needed;
 	size_t n_needed;
 };
+
+/* No address or size of ours is larger: sums of a few cannot overflow. */
+#define IMAGE_ADDRESS_MAX (1ULL << 56)
+
+/* A 64-bit little-endian program or library? */
+bool image_ehdr_good(const Elf64_Ehdr *eh);
 
 /* All of `len` bytes at file offset `at`, or -EIO (past the end), -errno. */
 int image_pread(int fd, uint64_t at, void *buf, size_t len);

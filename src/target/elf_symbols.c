@@ -212,8 +212,9 @@ static bool collect(struct symbol_table *s, size_t *room, const struct image *i,
 	one->size = (uint32_t)sym->st_size;
 	one->name = sym->st_name;
 	one->type = (unsigned char)type;
-	one->rank = (unsigned char)((hidden ? 0 : RANK_DEFAULT_VERSION) +
-				    (bind == STB_LOCAL ? 0 : bind == STB_WEAK ? 1 : 2));
+	one->rank = (unsigned char)((hidden ? 0 : RANK_DEFAULT_VERSION) + (bind == STB_LOCAL  ? 0
+									   : bind == STB_WEAK ? 1
+											      : 2));
 	return true;
 }
 
@@ -270,9 +271,8 @@ static struct symbol_table *pieces_read(const struct pieces *p, const char *sour
 		if (piece_read(p, p->symbols + at * sizeof(syms[0]), syms, n * sizeof(syms[0])) < 0)
 			goto none;
 		memset(versions, 0, sizeof(versions));
-		if (p->versions &&
-		    piece_read(p, p->versions + at * sizeof(versions[0]), versions,
-			       n * sizeof(versions[0])) < 0)
+		if (p->versions && piece_read(p, p->versions + at * sizeof(versions[0]), versions,
+					      n * sizeof(versions[0])) < 0)
 			goto none;
 		for (k = 0; k < n; k++)
 			if (!collect(s, &room, p->i, &syms[k], (versions[k] & 0x8000) != 0))

@@ -53,7 +53,8 @@ static bool cgroup_path(char *text, char *path, size_t size, bool *v2, struct sy
 			found = where;
 			*v2 = true;
 		}
-		for (one = strtok_r(controllers, ",", &inner); one; one = strtok_r(NULL, ",", &inner))
+		for (one = strtok_r(controllers, ",", &inner); one;
+		     one = strtok_r(NULL, ",", &inner))
 			if (strcmp(one, "memory") == 0) {
 				found = where;
 				*v2 = false;
@@ -64,8 +65,9 @@ static bool cgroup_path(char *text, char *path, size_t size, bool *v2, struct sy
 	if (!found)
 		cgroup_reason(out, "the process is in no cgroup that counts memory");
 	else if (found[0] != '/' || strcmp(found, "/..") == 0 || strncmp(found, "/../", 4) == 0)
-		cgroup_reason(out, "the process's cgroup lies outside of beamray's cgroup namespace; "
-				   "run beamray on the host");
+		cgroup_reason(out,
+			      "the process's cgroup lies outside of beamray's cgroup namespace; "
+			      "run beamray on the host");
 	else if (strlen(found) > 10 && strcmp(found + strlen(found) - 10, " (deleted)") == 0)
 		cgroup_reason(out, "the process's cgroup has been removed");
 	else if (strlen(found) >= size)
@@ -160,9 +162,10 @@ static int mount_open(FILE *f, const char *path, bool v2, size_t *strip, struct 
 	}
 	free(line);
 	if (fd < 0)
-		cgroup_reason(out, any ? "the process's cgroup lies outside of the cgroup that is "
-					 "mounted here; run beamray on the host" :
-					 "no cgroup file system that counts memory is mounted here");
+		cgroup_reason(out,
+			      any ? "the process's cgroup lies outside of the cgroup that is "
+				    "mounted here; run beamray on the host"
+				  : "no cgroup file system that counts memory is mounted here");
 	return fd;
 }
 

@@ -2,13 +2,9 @@
 /*
  * Images of our own process, whose truth the dynamic loader (dl_iterate_phdr,
  * dlsym) and binutils (nm, readelf, objcopy) tell; libraries made by the
- * compiler for this test; and damaged ones.
+ * compiler for this test.
  */
-#include "target/elf.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <cmocka.h>
+#include "elf_fixture.h"
 
 #include <dlfcn.h>
 #include <elf.h>
@@ -28,121 +24,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static char folder[] = "/tmp/test-elf-XXXXXX";
-static struct target *self;
-static struct mappings *maps;
-static struct images *images;
-
-static void look(void)
-{
-	struct error err = { 0 };
-
-	images_free(images);
-	mappings_free(maps);
-	images = NULL;
-	assert_int_equal(mappings_read(self, &maps, &err), 0);
-	assert_int_equal(images_read(self, maps, &images, &err), 0);
-}
-
-static const char *in_folder(const char *name)
-{
-	static char path[4][PATH_MAX];
-	static unsigned turn;
-	char *p = path[turn++ % 4];
-
-	snprintf(p, PATH_MAX, "%s/%s", folder, name);
-	return p;
-}
-
-__attribute__((format(printf, 1, 2))) static void run(const char *fmt, ...)
-{
-	char cmd[4096];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(cmd, sizeof(cmd), fmt, ap);
-	va_end(ap);
-	if (system(cmd) != 0)
-		fail_msg("failed: %s", cmd);
-}
-
-static void text_write(const char *name, const char *text)
-{
-	FILE *f = fopen(in_folder(name), "w");
-
-	assert_non_null(f);
-	fputs(text, f);
-	fclose(f);
-}
-
-/* libc's own, whatever a sanitizer has put in front of it. */
-static void *libc_symbol(const char *name)
-{
-	void *p = dlsym(dlopen("libc.so.6", RTLD_NOLOAD | RTLD_NOW), name);
-
-	assert_non_null(p);
-	return p;
-}
-
-static struct image *image_of(const void *p)
-{
-	struct image *i = images_find(images, (uint64_t)(uintptr_t)p);
-
-	assert_non_null(i);
-	return i;
-}
-
-/* A library with one of everything. */
-static const char library_source[] =
-	"static int twin(void) { return 1; }\n"
-	"extern int other(void), getpid(void);\n"
-	"int first(void) { return twin() + other() + getpid(); }\n"
-	"int old_f(void) { return 1; }\n"
-	"int new_f(void) { return 2; }\n"
-	"__asm__(\".symver old_f,f@V1\\n.symver new_f,f@@V2\");\n"
-	"static int pick_a(void) { return 7; }\n"
-	"static int (*pick(void))(void) { return pick_a; }\n"
-	"int chosen(void) __attribute__((ifunc(\"pick\")));\n"
-	"__thread int local_to_thread = 3;\n"
-	"int data[1000] = { 1 };\n"
-	"char big_bss[300001];\n"
-	"int __first(void) __attribute__((alias(\"first\")));\n"
-	/* outer [0,64), inner [16,32) */
-	"__asm__(\".text\\n.globl outer\\n.type outer,@function\\nouter: .fill 16,1,0x90\\n\"\n"
-	"\".globl inner\\n.type inner,@function\\ninner: .fill 16,1,0x90\\n.size inner,16\\n\"\n"
-	"\".fill 32,1,0x90\\n.size outer,64\\n.fill 64,1,0x90\");\n";
-static const char other_source[] = "static int twin(void) { return 5; }\n"
-				   "int other(void) { return twin(); }\n";
-
-static void library_build(const char *name, const char *flags)
-{
-	const char *cc = getenv("CC");
-
-	run("cd %s && %s -g -O0 -fPIC -shared %s -Wl,--version-script=v.map lib.c other.c -o %s",
-	    folder, cc && *cc ? cc : "cc", flags, name);
-}
-
-static int setup(void **state)
-{
-	assert_non_null(mkdtemp(folder));
-	text_write("lib.c", library_source);
-	text_write("other.c", other_source);
-	text_write("v.map", "V1 { global: *; }; V2 { } V1;\n");
-	library_build("libboth.so", "-Wl,--hash-style=both -Wl,--build-id=sha1");
-	assert_int_equal(target_open(getpid(), &self, NULL), 0);
-	look();
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	images_free(images);
-	mappings_free(maps);
-	target_close(self);
-	run("rm -rf %s", folder);
-	return 0;
-}
 
 /* extents ------------------------------------------------------------------ */
 
@@ -176,8 +57,7 @@ static int check_one(struct dl_phdr_info *info, size_t size, void *arg)
 			assert_true(at < n);
 			assert_int_equal(s[at].start, start & ~4095ULL);
 			assert_int_equal(s[at].end, (end + 4095) & ~4095ULL);
-			assert_int_equal(s[at].file_end,
-					 (start + p->p_filesz + 4095) & ~4095ULL);
+			assert_int_equal(s[at].file_end, (start + p->p_filesz + 4095) & ~4095ULL);
 			assert_int_equal(s[at].exec, (p->p_flags & PF_X) != 0);
 			assert_int_equal(s[at].write, (p->p_flags & PF_W) != 0);
 			assert_true(image_holds(i, start) && image_holds(i, end - 1));
@@ -241,66 +121,11 @@ static void test_vdso(void **state)
 
 /* symbols ------------------------------------------------------------------ */
 
-/* Every symbol that nm tells of a file, against the image: by name, and by
- * extent at its first and last byte. */
-static unsigned nm_agrees(struct image *i, const char *path, const char *flags)
-{
-	char cmd[PATH_MAX + 100], line[8192], name[8000], type;
-	unsigned long long addr, size;
-	unsigned n = 0;
-	FILE *f;
-
-	snprintf(cmd, sizeof(cmd), "nm %s --defined-only -S %s", flags, path);
-	f = popen(cmd, "r");
-	assert_non_null(f);
-	while (fgets(line, sizeof(line), f)) {
-		struct image_symbol s, all[16];
-		char *at;
-		bool sized = strlen(line) > 36 && line[33] == ' ' &&
-			     sscanf(line, "%llx %llx %c %7999s", &addr, &size, &type, name) == 4;
-		bool is_old, is_global = type >= 'A' && type <= 'Z';
-		size_t k, found;
-
-		if (!sized)
-			continue;
-		at = strchr(name, '@');
-		is_old = at && at[1] != '@';
-		if (at)
-			*at = '\0';
-		if (strchr("aAuUN", type))
-			continue;
-		/* nm shows thread-local ones as data */
-		if (!image_holds(i, image_bias(i) + addr) || strcmp(name, "local_to_thread") == 0)
-			continue;
-		found = image_symbol_all(i, name, all, 16);
-		for (k = 0; k < found && k < 16; k++)
-			if (all[k].addr == image_bias(i) + addr && all[k].size == size)
-				break;
-		if (!found || (k == found && found <= 16)) {
-			/* a TLS symbol's offset looks like a low address */
-			if (addr < 0x1000)
-				continue;
-			fail_msg("%s: not found: %s", path, line);
-		}
-		assert_true(image_symbol(i, name, &s));
-		if (is_global && !is_old && at)
-			assert_int_equal(s.addr, image_bias(i) + addr);
-		assert_string_equal(s.name, name);
-		assert_true(image_symbol_at(i, image_bias(i) + addr, &s));
-		assert_true(s.addr <= image_bias(i) + addr &&
-			    s.addr + s.size > image_bias(i) + addr);
-		assert_true(image_symbol_at(i, image_bias(i) + addr + size - 1, &s));
-		assert_true(s.addr + s.size > image_bias(i) + addr + size - 1);
-		n++;
-	}
-	assert_int_equal(pclose(f), 0);
-	return n;
-}
-
 static void test_symbols_of_libc(void **state)
 {
 	struct image *libc = image_of(libc_symbol("malloc"));
-	static const char *const names[] = { "malloc", "free", "printf", "pthread_create", "stdout" };
+	static const char *const names[] = { "malloc", "free", "printf", "pthread_create",
+					     "stdout" };
 	struct image_symbol s;
 	size_t k;
 
@@ -425,7 +250,8 @@ static void test_sections_and_needed(void **state)
 	while (fgets(line, sizeof(line), f)) {
 		char name[64], type[32], *p = strchr(line, ']');
 
-		if (!p || sscanf(p + 1, " %63s %31s %llx %*x %llx", name, type, &addr, &size) != 4 ||
+		if (!p ||
+		    sscanf(p + 1, " %63s %31s %llx %*x %llx", name, type, &addr, &size) != 4 ||
 		    name[0] != '.')
 			continue;
 		if (!addr) {
@@ -444,7 +270,8 @@ static void test_sections_and_needed(void **state)
 	assert_false(image_section(exe, ".nothing", &start, &end));
 
 	n = image_needed(exe, &needed);
-	snprintf(line, sizeof(line), "readelf -dW /proc/%d/exe | sed -n 's/.*NEEDED.*\\[\\(.*\\)\\]/\\1/p'",
+	snprintf(line, sizeof(line),
+		 "readelf -dW /proc/%d/exe | sed -n 's/.*NEEDED.*\\[\\(.*\\)\\]/\\1/p'",
 		 (int)getpid());
 	f = popen(line, "r");
 	for (k = 0; fgets(want, sizeof(want), f); k++) {
@@ -487,12 +314,12 @@ static void without_map_files(void (*fn)(void *), void *arg)
 	assert_int_equal(status, 0);
 }
 
-#define CHILD_ASSERT(c)                                                        \
-	do {                                                                   \
-		if (!(c)) {                                                    \
+#define CHILD_ASSERT(c)                                                         \
+	do {                                                                    \
+		if (!(c)) {                                                     \
 			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #c); \
-			_exit(1);                                              \
-		}                                                              \
+			_exit(1);                                               \
+		}                                                               \
 	} while (0)
 
 static void child_by_path(void *arg)
@@ -542,7 +369,8 @@ static void test_deleted_and_replaced(void **state)
 
 	/* upgraded: another library stands at the path */
 	run("cd %s && rm libgone.so && echo 'int impostor(void){return 1;}' > i.c && "
-	    "cc -shared -fPIC -Wl,--build-id=sha1 i.c -o libgone.so", folder);
+	    "cc -shared -fPIC -Wl,--build-id=sha1 i.c -o libgone.so",
+	    folder);
 	look();
 	assert_string_equal(image_build_id(image_of(first)), id);
 	assert_false(image_symbol(image_of(first), "impostor", &s));
@@ -580,61 +408,6 @@ static void test_data_mapping_is_no_image(void **state)
 	close(fd);
 }
 
-/* damaged files ------------------------------------------------------------ */
-
-struct loaded {
-	char *base;
-	size_t span, bss_end; /* bytes; bss_end: of the image alone */
-};
-
-/* Maps a file as the loader would, by the program headers of `good`, with
- * readable memory right behind the .bss. */
-static struct loaded load(const char *path, const char *good)
-{
-	const Elf64_Ehdr *eh = (const void *)good;
-	const Elf64_Phdr *ph = (const void *)(good + eh->e_phoff);
-	int fd = open(path, O_RDONLY);
-	struct loaded l = { 0 };
-	unsigned k;
-
-	assert_true(fd >= 0);
-	for (k = 0; k < eh->e_phnum; k++)
-		if (ph[k].p_type == PT_LOAD)
-			l.bss_end = (ph[k].p_vaddr + ph[k].p_memsz + 4095) & ~4095ULL;
-	l.span = l.bss_end + 65536;
-	l.base = mmap(NULL, l.span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	assert_ptr_not_equal(l.base, MAP_FAILED);
-	for (k = 0; k < eh->e_phnum; k++) {
-		size_t from = ph[k].p_vaddr & ~4095ULL;
-		size_t len = ph[k].p_vaddr + ph[k].p_filesz - from;
-		int prot = ((ph[k].p_flags & PF_R) ? PROT_READ : 0) |
-			   ((ph[k].p_flags & PF_W) ? PROT_WRITE : 0) |
-			   ((ph[k].p_flags & PF_X) ? PROT_EXEC : 0);
-
-		if (ph[k].p_type == PT_LOAD)
-			assert_ptr_not_equal(mmap(l.base + from, len, prot, MAP_PRIVATE | MAP_FIXED, fd,
-						  (off_t)(ph[k].p_offset & ~4095ULL)),
-					     MAP_FAILED);
-	}
-	close(fd);
-	return l;
-}
-
-static char *file_read(const char *path, size_t *size)
-{
-	FILE *f = fopen(path, "r");
-	char *buf;
-
-	assert_non_null(f);
-	fseek(f, 0, SEEK_END);
-	*size = (size_t)ftell(f);
-	rewind(f);
-	buf = malloc(*size);
-	assert_int_equal(fread(buf, 1, *size, f), *size);
-	fclose(f);
-	return buf;
-}
-
 static void test_bss_ends_where_it_ends(void **state)
 {
 	size_t size, n;
@@ -655,171 +428,7 @@ static void test_bss_ends_where_it_ends(void **state)
 	free(good);
 }
 
-/* Asks an image everything; what it answers must lie in itself. */
-static void exercise(struct image *i)
-{
-	const struct image_segment *s;
-	const char *const *needed;
-	struct image_symbol sym;
-	uint64_t start, end, at;
-	size_t n, k;
-	int fd;
-
-	s = image_segments(i, &n);
-	image_symbol(i, "first", &sym);
-	for (k = 0; k < n; k++) {
-		assert_true(s[k].start < s[k].end && s[k].file_end <= s[k].end);
-		assert_true(mappings_find(maps, s[k].start) && mappings_find(maps, s[k].end - 1));
-		for (at = s[k].start; at < s[k].end; at += 997)
-			if (image_symbol_at(i, at, &sym)) {
-				assert_true(sym.addr <= at && at - sym.addr < sym.size);
-				assert_true(strlen(sym.name) > 0);
-			}
-	}
-	for (k = 0; k < 3; k++)
-		if (image_section(i, ((const char *[]){ ".text", ".bss", ".dynsym" })[k], &start, &end))
-			assert_true(image_holds(i, start) && image_holds(i, end - 1));
-	for (n = image_needed(i, &needed), k = 0; k < n; k++)
-		assert_true(strlen(needed[k]) < 256);
-	assert_true(image_symbol_count(i) < 100000);
-	assert_true(strlen(image_build_id(i)) <= 128);
-	fd = image_debug_open(self, i);
-	if (fd >= 0)
-		close(fd);
-}
-
-static uint64_t seed = 20240229;
-
-static uint64_t rnd(void)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed;
-}
-
-/* Bytes that matter most: headers, .dynamic, hash tables, symbol tables. */
-static size_t where(const char *good, size_t size)
-{
-	const Elf64_Ehdr *eh = (const void *)good;
-	const Elf64_Shdr *sh = (const void *)(good + eh->e_shoff);
-	unsigned k;
-
-	switch (rnd() % 5) {
-	case 0:
-		return rnd() % sizeof(*eh);
-	case 1:
-		return eh->e_phoff + rnd() % (eh->e_phnum * sizeof(Elf64_Phdr));
-	case 2:
-		return eh->e_shoff + rnd() % (eh->e_shnum * sizeof(Elf64_Shdr));
-	case 3:
-		k = (unsigned)(rnd() % eh->e_shnum);
-		if (sh[k].sh_type != SHT_NOBITS && sh[k].sh_type != SHT_PROGBITS && sh[k].sh_size)
-			return sh[k].sh_offset + rnd() % sh[k].sh_size;
-		/* fall through */
-	default:
-		return rnd() % size;
-	}
-}
-
-static void damage(char *bad, const char *good, size_t size)
-{
-	static const uint64_t evil[] = { 0, 1, 0x7f, 0xff, 0xffff, 0xffffffff, 1ULL << 31,
-					 1ULL << 62, 1ULL << 63, UINT64_MAX, UINT64_MAX - 7, 4096 };
-	unsigned k, changes = 1 + (unsigned)(rnd() % 4);
-
-	memcpy(bad, good, size);
-	for (k = 0; k < changes; k++) {
-		size_t at = where(good, size), width = 1u << rnd() % 4;
-		uint64_t v = rnd() % 3 ? evil[rnd() % (sizeof(evil) / sizeof(evil[0]))] : rnd();
-
-		at &= ~(width - 1);
-		if (at + width <= size)
-			memcpy(bad + at, &v, width);
-	}
-}
-
-static void damaged_files(const char *good, size_t size, unsigned rounds)
-{
-	char *bad = malloc(size);
-	unsigned k, with = 0;
-
-	for (k = 0; k < rounds; k++) {
-		size_t len = rnd() % 4 ? size : rnd() % size;
-		struct loaded l;
-		struct image *i;
-		FILE *f = fopen(in_folder("bad.so"), "w");
-
-		damage(bad, good, size);
-		assert_int_equal(fwrite(bad, 1, len, f), len);
-		fclose(f);
-		l = load(in_folder("bad.so"), good);
-		look();
-		i = images_find(images, (uint64_t)(uintptr_t)l.base);
-		if (i) {
-			exercise(i);
-			with += image_symbol_count(i) > 0;
-		}
-		munmap(l.base, l.span);
-		unlink(in_folder("bad.so"));
-	}
-	/* most damage leaves something to read: else this test tests nothing */
-	assert_true(with > rounds / 5);
-	free(bad);
-}
-
-static void test_damaged_files(void **state)
-{
-	size_t size;
-	char *good = file_read(in_folder("libboth.so"), &size);
-
-	damaged_files(good, size, 800);
-	free(good);
-	run("cd %s && cp libboth.so stripped.so && strip stripped.so", folder);
-	good = file_read(in_folder("stripped.so"), &size);
-	damaged_files(good, size, 800);
-	free(good);
-	look();
-}
-
 /* memory alone ------------------------------------------------------------- */
-
-/* A copy of an image's memory as it is while loaded. */
-struct copy {
-	struct target_buffer buffers[16];
-	struct mapping maps[16];
-	struct mappings all;
-	size_t n;
-};
-
-static void copy_free(struct copy *c)
-{
-	size_t k;
-
-	for (k = 0; k < c->n; k++)
-		free((void *)(uintptr_t)c->buffers[k].data);
-}
-
-static void copy_take(struct copy *c, const struct image *i)
-{
-	const struct image_segment *s;
-	size_t k;
-
-	memset(c, 0, sizeof(*c));
-	s = image_segments(i, &c->n);
-	for (k = 0; k < c->n; k++) {
-		size_t len = s[k].end - s[k].start;
-		char *data = malloc(len);
-
-		assert_int_equal(target_read(self, s[k].start, data, len), 0);
-		c->buffers[k] = (struct target_buffer){ s[k].start, data, len };
-		c->maps[k] = *mappings_find(maps, s[k].start);
-		c->maps[k].start = s[k].start;
-		c->maps[k].end = s[k].end;
-	}
-	c->all.v = c->maps;
-	c->all.n = c->n;
-}
 
 static void test_memory_alone(void **state)
 {
@@ -862,59 +471,6 @@ static void test_memory_alone(void **state)
 	look();
 }
 
-static void test_memory_damaged(void **state)
-{
-	void *h = dlopen(in_folder("libboth.so"), RTLD_NOW | RTLD_LOCAL);
-	unsigned round, with = 0;
-	struct mappings *keep;
-	struct image *good;
-	struct copy c;
-	char *backup[16];
-	size_t k;
-
-	look();
-	good = image_of(dlsym(h, "first"));
-	copy_take(&c, good);
-	for (k = 0; k < c.n; k++) {
-		backup[k] = malloc(c.buffers[k].len);
-		memcpy(backup[k], c.buffers[k].data, c.buffers[k].len);
-	}
-	keep = maps;
-	for (round = 0; round < 4000; round++) {
-		struct images *im;
-		struct target *t;
-		unsigned change;
-
-		for (change = 0; change < 1 + rnd() % 4; change++) {
-			/* headers and .dynamic tables more often than text */
-			size_t seg = rnd() % 2 ? 0 : rnd() % c.n;
-			size_t at = rnd() % (rnd() % 3 ? 1024 : c.buffers[seg].len - 8);
-			uint64_t v = rnd() % 2 ? rnd() : (uint64_t[]){ 0, UINT64_MAX, 1ULL << 63,
-								       0xffffffff }[rnd() % 4];
-
-			memcpy((char *)(uintptr_t)c.buffers[seg].data + at, &v, 1u << rnd() % 4);
-		}
-		assert_int_equal(target_open_buffers(c.buffers, c.n, &t), 0);
-		assert_int_equal(images_read(t, &c.all, &im, NULL), 0);
-		maps = &c.all;
-		for (k = 0; k < im->n; k++) {
-			exercise(im->v[k]);
-			with += image_symbol_count(im->v[k]) > 0;
-		}
-		maps = keep;
-		images_free(im);
-		target_close(t);
-		for (k = 0; k < c.n; k++)
-			memcpy((void *)(uintptr_t)c.buffers[k].data, backup[k], c.buffers[k].len);
-	}
-	assert_true(with > 400);
-	for (k = 0; k < c.n; k++)
-		free(backup[k]);
-	copy_free(&c);
-	dlclose(h);
-	look();
-}
-
 /* debug files -------------------------------------------------------------- */
 
 static void test_debug_files(void **state)
@@ -941,7 +497,8 @@ static void test_debug_files(void **state)
 		snprintf(name, sizeof(name), "libd%u.so", twin[0]);
 		library_build(name, twin[0] ? "-Wl,--build-id=none" : "-Wl,--build-id=sha1");
 		run("cd %s && mkdir -p .debug && objcopy --only-keep-debug %s .debug/%s.dbg && strip %s && "
-		    "objcopy --add-gnu-debuglink=.debug/%s.dbg %s", folder, name, name, name, name, name);
+		    "objcopy --add-gnu-debuglink=.debug/%s.dbg %s",
+		    folder, name, name, name, name, name);
 		h = dlopen(in_folder(name), RTLD_NOW | RTLD_LOCAL);
 		assert_non_null(h);
 		look();
@@ -964,7 +521,8 @@ static void test_debug_files(void **state)
 		/* another build's file in its place */
 		run("cd %s && sed -i 's/return 7/return 8 + 100 * other()/' lib.c", folder);
 		library_build("x.so", twin[0] ? "-Wl,--build-id=none" : "-Wl,--build-id=sha1");
-		run("cd %s && objcopy --only-keep-debug x.so .debug/x && mv .debug/x %s", folder, name);
+		run("cd %s && objcopy --only-keep-debug x.so .debug/x && mv .debug/x %s", folder,
+		    name);
 		look();
 		i = image_of(dlsym(h, "first"));
 		assert_int_equal(image_debug_open(self, i), -ENOENT);
@@ -986,11 +544,9 @@ int main(void)
 		cmocka_unit_test(test_deleted_and_replaced),
 		cmocka_unit_test(test_data_mapping_is_no_image),
 		cmocka_unit_test(test_bss_ends_where_it_ends),
-		cmocka_unit_test(test_damaged_files),
 		cmocka_unit_test(test_memory_alone),
-		cmocka_unit_test(test_memory_damaged),
 		cmocka_unit_test(test_debug_files),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
 }

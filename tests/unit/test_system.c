@@ -26,7 +26,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MIB (1ULL << 20)
+#define MIB	   (1ULL << 20)
 #define STACK_SIZE (256 * 1024)
 
 /* A child that has made itself known memory, threads and limits, and sleeps. */
@@ -82,7 +82,8 @@ static void child_main(void)
 		pthread_attr_t a;
 		pthread_t t;
 
-		p = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		p = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			 0);
 		facts->stacks[k] = (uint64_t)(uintptr_t)p;
 		pthread_attr_init(&a);
 		pthread_attr_setstack(&a, p, STACK_SIZE);
@@ -369,7 +370,8 @@ static void test_real_cgroup(void **state)
 	mine = fork();
 	if (!mine) {
 		read(ready[0], &c, 1);
-		p = mmap(NULL, 32 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		p = mmap(NULL, 32 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			 0);
 		memset(p, 1, 32 * MIB);
 		prctl(PR_SET_NAME, "filled");
 		for (;;)
@@ -427,15 +429,16 @@ static struct system_memory ask(const char *cgroup, const char *mounts)
 	return m;
 }
 
-#define UNKNOWN(m)                                                                                 \
-	do {                                                                                       \
-		assert_true((m).cgroup_usage == SYSTEM_UNKNOWN && (m).cgroup_reason[0] != 0);      \
-		assert_true((m).cgroup_limit == SYSTEM_UNKNOWN);                                   \
+#define UNKNOWN(m)                                                                            \
+	do {                                                                                  \
+		assert_true((m).cgroup_usage == SYSTEM_UNKNOWN && (m).cgroup_reason[0] != 0); \
+		assert_true((m).cgroup_limit == SYSTEM_UNKNOWN);                              \
 	} while (0)
 
 static void test_made_up_cgroups(void **state)
 {
-	static const char v2[] = "30 25 0:26 / %s rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+	static const char v2[] =
+		"30 25 0:26 / %s rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
 	static const char v1[] = "30 25 0:26 / %s rw shared:9 - cgroup cgroup rw,hugetlb,memory\n";
 	char dir[PATH_MAX], cmd[PATH_MAX];
 	struct system_memory m;
@@ -457,7 +460,8 @@ static void test_made_up_cgroups(void **state)
 	put(dir, "memory.current", "77\n");
 	put(dir, "memory.usage_in_bytes", "1234567\n");
 	put(dir, "memory.limit_in_bytes", "9223372036854771712\n");
-	put(dir, "memory.stat", "cache 0\nhierarchical_memory_limit 9223372036854771712\ntotal 1\n");
+	put(dir, "memory.stat",
+	    "cache 0\nhierarchical_memory_limit 9223372036854771712\ntotal 1\n");
 	snprintf(dir, sizeof(dir), "%s/tight", tree);
 	mkdir(dir, 0755);
 	put(dir, "memory.usage_in_bytes", "1234567\n");
@@ -483,8 +487,7 @@ static void test_made_up_cgroups(void **state)
 	assert_true(m.cgroup_limit == SYSTEM_UNLIMITED);
 
 	/* a container's mount: its root is taken off the path */
-	m = ask("0::/docker/1234/a/b\n",
-		"30 25 0:26 /docker/1234 %s rw - cgroup2 cgroup2 rw\n");
+	m = ask("0::/docker/1234/a/b\n", "30 25 0:26 /docker/1234 %s rw - cgroup2 cgroup2 rw\n");
 	assert_int_equal(m.cgroup_usage, 3000000);
 	assert_int_equal(m.cgroup_limit, 5000000);
 	m = ask("0::/docker/1234\n", "30 25 0:26 /docker/1234 %s/free rw - cgroup2 cgroup2 rw\n");
@@ -518,14 +521,10 @@ static void test_made_up_cgroups(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_memory),
-		cmocka_unit_test(test_unlimited),
-		cmocka_unit_test(test_gone),
-		cmocka_unit_test(test_threads),
-		cmocka_unit_test(test_running_thread),
-		cmocka_unit_test(test_smaps),
-		cmocka_unit_test(test_real_cgroup),
-		cmocka_unit_test(test_made_up_cgroups),
+		cmocka_unit_test(test_memory),	       cmocka_unit_test(test_unlimited),
+		cmocka_unit_test(test_gone),	       cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_running_thread), cmocka_unit_test(test_smaps),
+		cmocka_unit_test(test_real_cgroup),    cmocka_unit_test(test_made_up_cgroups),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
