@@ -182,17 +182,17 @@ static bool main_arena_in(struct heap_view *v, const struct image *i)
 static struct image *malloc_find(struct heap_view *v, struct images *im)
 {
 	struct image *exe = images_exe(im), *libc = libc_image(im), *server = NULL;
-	uint64_t slot = exe ? got_slot(exe, "malloc") : 0, function = 0;
+	uint64_t slot = exe ? got_slot(exe, "malloc") : 0, function = 0, start, end;
 	struct libc_heap *h = v->out;
 	unsigned major = 0, minor = 0;
 	char name[48] = "";
 
 	if (slot && heap_read_u64(v, slot, &function) == 0)
 		server = images_find(im, function);
-	if (!server || (server == exe && image_section(exe, ".plt", &(uint64_t){ 0 },
-						       &(uint64_t){ 0 }) &&
-			slot && libc))
-		server = libc; /* not bound yet, or the executable was not readable */
+	/* Not readable, or not bound yet: then it leads back into the PLT. */
+	if (!server || (server == exe && image_section(exe, ".plt", &start, &end) &&
+			function >= start && function < end))
+		server = libc;
 	if (!server)
 		server = exe;
 	if (!server) {

@@ -7,7 +7,9 @@
 #include "target/residency.h"
 
 /* Ranges inside the heap that are accounted elsewhere (carriers that the VM
- * got from sys_alloc). Sorted, disjoint. */
+ * got from sys_alloc). Sorted, disjoint. Ranges outside of the heap do no harm:
+ * given all carriers, the search for mmapped chunks leaves those out too and
+ * reads less. */
 struct libc_hole {
 	uint64_t start, end;
 };
@@ -69,8 +71,11 @@ struct libc_opts {
 	 * hints for finding TLS; may be NULL. */
 	const uint64_t *pthreads;
 	size_t n_pthreads;
-	/* Called for every chunk (user addresses) when set; used == false for free
-	 * ones (tcache and fastbin members included). */
+	/* Called for every chunk when set: `addr` is what malloc returned, `size` the
+	 * whole chunk's bytes, header included (so it reaches from addr - 16 to
+	 * addr - 16 + size); used == false for free ones (tcache and fastbin members
+	 * included, top not). In a pass of its own after each arena's walk: on a busy
+	 * target it may differ from the sums. Mmapped chunks come with arena 0. */
 	void (*chunk)(void *arg, uint64_t addr, uint64_t size, bool used, unsigned arena);
 	void *arg;
 };

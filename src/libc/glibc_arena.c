@@ -241,8 +241,8 @@ static const struct cached_chunk *cached_at(struct walk *w, uint64_t chunk)
 
 static void emit(struct walk *w, bool used)
 {
-	w->v->opts->chunk(w->v->opts->arg, w->at.chunk + CHUNK_HEADER,
-			  w->at.size - CHUNK_HEADER, used, w->arena);
+	w->v->opts->chunk(w->v->opts->arg, w->at.chunk + CHUNK_HEADER, w->at.size, used,
+			  w->arena);
 }
 
 /* The chunk that waited, now that its next header says whether it is in use. */

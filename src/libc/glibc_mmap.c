@@ -114,7 +114,7 @@ static bool header_find(const uint8_t *copy, uint64_t page, uint64_t low, uint64
 		if ((size & 15) != IS_MMAPPED || skip & 15)
 			continue;
 		size &= ~SIZE_BITS;
-		if (size < CHUNK_MIN || size >= end - low || skip > at - low ||
+		if (size < CHUNK_MIN || skip > at - low ||
 		    size > end - at || (skip + size) % TARGET_PAGE ||
 		    (at - skip) % TARGET_PAGE ||
 		    (offsets[i] < 4080 && skip != offsets[i]))
@@ -127,6 +127,25 @@ static bool header_find(const uint8_t *copy, uint64_t page, uint64_t low, uint64
 	return false;
 }
 
+/* memalign leaves the header at the mapping's beginning as it was and writes
+ * another where the aligned part begins: that one is the chunk. */
+static uint64_t chunk_locate(struct heap_view *v, uint64_t base, uint64_t stop, uint64_t chunk)
+{
+	uint64_t alignment, word[2];
+
+	for (alignment = 32; alignment && alignment < stop - base; alignment *= 2) {
+		uint64_t user = (base + CHUNK_HEADER + alignment - 1) & ~(alignment - 1), at;
+
+		if (user - CHUNK_HEADER - base < CHUNK_MIN)
+			user += alignment;
+		at = user - CHUNK_HEADER;
+		if (at + CHUNK_MIN <= stop && heap_read(v, at, word, sizeof(word)) == 0 &&
+		    word[0] == at - base && word[1] == ((stop - at) | IS_MMAPPED))
+			return at;
+	}
+	return chunk;
+}
+
 static int found_add(struct scan *s, uint64_t base, uint64_t stop, uint64_t chunk)
 {
 	struct heap_view *v = s->v;
@@ -137,9 +156,10 @@ static int found_add(struct scan *s, uint64_t base, uint64_t stop, uint64_t chun
 		return v->fatal;
 	v->out->mmaps_found++;
 	v->out->mmaps_found_bytes += stop - base;
+	if (v->opts->chunk && chunk == base)
+		chunk = chunk_locate(v, base, stop, chunk);
 	if (v->opts->chunk)
-		v->opts->chunk(v->opts->arg, chunk + CHUNK_HEADER, stop - chunk - CHUNK_HEADER,
-			       true, 0);
+		v->opts->chunk(v->opts->arg, chunk + CHUNK_HEADER, stop - chunk, true, 0);
 	return 0;
 }
 
