@@ -150,15 +150,16 @@ static void test_memory_damaged(void **state)
 	struct image *good;
 	struct copy c;
 	char *backup[16] = { NULL };
-	size_t k;
+	size_t k, parts;
 
 	look();
 	good = image_of(dlsym(h, "first"));
 	copy_take(&c, good);
 	assert_in_range(c.n, 2, 16);
-	if (c.n < 2)
+	parts = c.n;
+	if (parts < 2)
 		return; /* for the static analyser */
-	for (k = 0; k < c.n; k++) {
+	for (k = 0; k < parts; k++) {
 		backup[k] = malloc(c.buffers[k].len);
 		memcpy(backup[k], c.buffers[k].data, c.buffers[k].len);
 	}
@@ -170,7 +171,7 @@ static void test_memory_damaged(void **state)
 
 		for (change = 0; change < 1 + rnd() % 4; change++) {
 			/* headers and .dynamic tables more often than text */
-			size_t seg = rnd() % 2 ? 0 : rnd() % c.n;
+			size_t seg = rnd() % 2 ? 0 : rnd() % parts;
 			size_t at = rnd() % (rnd() % 3 ? 1024 : c.buffers[seg].len - 8);
 			uint64_t v = rnd() % 2 ? rnd()
 					       : (uint64_t[]){ 0, UINT64_MAX, 1ULL << 63,
@@ -178,7 +179,7 @@ static void test_memory_damaged(void **state)
 
 			memcpy((char *)(uintptr_t)c.buffers[seg].data + at, &v, 1u << rnd() % 4);
 		}
-		assert_int_equal(target_open_buffers(c.buffers, c.n, &t), 0);
+		assert_int_equal(target_open_buffers(c.buffers, parts, &t), 0);
 		assert_int_equal(images_read(t, &c.all, &im, NULL), 0);
 		maps = &c.all;
 		for (k = 0; k < im->n; k++) {
@@ -188,11 +189,11 @@ static void test_memory_damaged(void **state)
 		maps = keep;
 		images_free(im);
 		target_close(t);
-		for (k = 0; k < c.n; k++)
+		for (k = 0; k < parts; k++)
 			memcpy((void *)(uintptr_t)c.buffers[k].data, backup[k], c.buffers[k].len);
 	}
 	assert_true(with > 400);
-	for (k = 0; k < c.n; k++)
+	for (k = 0; k < parts; k++)
 		free(backup[k]);
 	copy_free(&c);
 	dlclose(h);

@@ -369,7 +369,8 @@ static void test_real_cgroup(void **state)
 	assert_int_equal(pipe(ready), 0);
 	mine = fork();
 	if (!mine) {
-		read(ready[0], &c, 1);
+		if (read(ready[0], &c, 1) != 1)
+			_exit(1);
 		p = mmap(NULL, 32 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 			 0);
 		memset(p, 1, 32 * MIB);
