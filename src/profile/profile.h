@@ -41,6 +41,7 @@ struct symbol {	      /* of one address, after symbolizing; all text escaped */
 	uint32_t line;
 	uint64_t offset; /* addr - start of module, for nameless ones */
 	enum frame_kind kind;
+	struct symbol *outer; /* the function that this one was inlined into; NULL */
 };
 
 struct profile_stack {
@@ -62,6 +63,7 @@ struct profile {
 	size_t n;
 	uint64_t lost_events, lost_stacks; /* counted by the tracer */
 	int64_t without_stack;		   /* weight that has no stack (thinned, evicted) */
+	struct profile_index *index;	   /* private: finds equal stacks */
 };
 
 struct profile *profile_new(const char *kind, const char *unit);
@@ -71,8 +73,13 @@ void profile_free(struct profile *p);
 int profile_add(struct profile *p, const struct frame *frames, size_t n, uint64_t process,
 		uint32_t tid, const char *label, bool complete, int64_t weight, int64_t gross,
 		uint64_t count);
-/* Largest weight first. */
+/* Largest weight first; equal ones by count. */
 void profile_sort(struct profile *p);
+/* Sum of the stacks' weights and of what has no stack. Sums stop at the ends of
+ * int64_t instead of wrapping. */
 int64_t profile_total(const struct profile *p);
+/* Is the address of frame i that of an instruction, and not a return address?
+ * So the first one is, and the first behind kernel frames. */
+bool profile_frame_exact(const struct profile_stack *s, size_t i);
 
 #endif
