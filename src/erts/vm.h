@@ -58,8 +58,9 @@ int vm_open_opts(struct target *t, const struct mappings *maps, struct images *i
 		 const struct vm_open_opts *opts, struct vm **out, struct error *err);
 
 /* Reads through the residency picture when there is one (pages that are not
- * resident are not touched), else directly. 0, or -EFAULT, -ENODATA (the page
- * is not resident), -ETIMEDOUT. */
+ * resident are not touched; the executable's read-only data then comes from its
+ * file), else directly. 0, or -EFAULT, -ENODATA (the page is not resident),
+ * -ETIMEDOUT. */
 int vm_read(struct vm *vm, uint64_t addr, void *buf, size_t len);
 int vm_read_u64(struct vm *vm, uint64_t addr, uint64_t *out);
 int vm_read_u32(struct vm *vm, uint64_t addr, uint32_t *out);

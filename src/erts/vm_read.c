@@ -23,6 +23,19 @@
 #define ATOM_TEXT_MAX (4 * 255)
 #define INDEX_SHIFT 10 /* INDEX_PAGE_SHIFT of index.h, every release */
 
+/* Read-only data of the executable, from its file: true whether its page is
+ * resident or not, and nothing becomes resident by asking. */
+static bool file_read(struct vm *vm, uint64_t addr, void *buf, size_t len)
+{
+	const struct mapping *m;
+
+	if (vm->exe_fd < 0 || !image_holds(vm->exe, addr))
+		return false;
+	m = mappings_find(vm->maps, addr);
+	return m && m->kind == MAPPING_FILE && !m->write && len <= m->end - addr &&
+	       pread(vm->exe_fd, buf, len, (off_t)(m->offset + (addr - m->start))) == (ssize_t)len;
+}
+
 int vm_read(struct vm *vm, uint64_t addr, void *buf, size_t len)
 {
 	if (vm->res) {
@@ -35,7 +48,7 @@ int vm_read(struct vm *vm, uint64_t addr, void *buf, size_t len)
 			return 0;
 		end = residency_run(vm->res, addr, addr + len, &present);
 		if (!present || end < addr + len)
-			return -ENODATA;
+			return file_read(vm, addr, buf, len) ? 0 : -ENODATA;
 	}
 	return target_read(vm->target, addr, buf, len);
 }
@@ -180,21 +193,7 @@ static int read_target(void *ctx, uint64_t addr, void *buf, size_t len)
 
 static int read_vm(void *ctx, uint64_t addr, void *buf, size_t len)
 {
-	struct vm *vm = ctx;
-	int ret = vm_read(vm, addr, buf, len);
-
-	/* The texts of the emulator's own atoms lie in .rodata; a page of it that
-	 * nobody touched is not resident, but it is in the file. */
-	if (ret == -ENODATA && image_holds(vm->exe, addr)) {
-		const struct mapping *m = mappings_find(vm->maps, addr);
-
-		if (vm->exe_fd >= 0 && m && m->kind == MAPPING_FILE && !m->write &&
-		    len <= m->end - addr &&
-		    pread(vm->exe_fd, buf, len, (off_t)(m->offset + addr - m->start)) ==
-			    (ssize_t)len)
-			return 0;
-	}
-	return ret;
+	return vm_read(ctx, addr, buf, len);
 }
 
 ssize_t atom_text(struct target *t, const struct layout *l, uint64_t table, uint64_t index,
