@@ -52,9 +52,10 @@
  *             carrier and end in its size, a used block's offset must lead
  *             back to the carrier, the last block must end where the carrier
  *             ends. One lie spoils the whole walk of this carrier; five tries,
- *             then its own counters split it, and it is called torn.
- *   sums      the walk's used blocks must equal the carrier's counters (before
- *             or after); all carriers together the instances' statistics.
+ *             the last three at the end and some milliseconds apart, then
+ *             its own counters split it, and it is called torn.
+ *   sums      the walk's used blocks must equal the carrier's counters, unless
+ *             these move; all carriers together the instances' statistics.
  *
  * Placeholders of size 0 are put into the lists by scans inside the VM
  * (instrument:allocations/0): skipped.
@@ -64,6 +65,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define TRIES 5
 #define MAX_CARRIERS (1U << 20)
@@ -457,10 +459,50 @@ static void count_lost(struct finder *f)
 	f->out->lost_bytes = announced > seen ? announced - seen : 0;
 }
 
+/* A carrier whose first tries failed. */
+struct later {
+	size_t carrier; /* index into out->v */
+	size_t found;	/* index into f->v */
+	unsigned header;
+	struct walker_failure failure;
+};
+
+/* Walks what failed once more, three times. A thread of the VM that lost its
+ * processor in the middle of an allocation leaves a carrier in pieces for
+ * milliseconds: wait for it. */
+static int walk_later(struct finder *f, struct later *v, size_t n)
+{
+	static const long pause_ns[] = { 1000000, 5000000, 20000000 };
+	size_t i, k;
+
+	for (k = 0; n && k < sizeof(pause_ns) / sizeof(pause_ns[0]); k++) {
+		bool last = k + 1 == sizeof(pause_ns) / sizeof(pause_ns[0]);
+		size_t left = 0;
+
+		if (!target_is_buffers(f->vm->target))
+			nanosleep(&(struct timespec){ .tv_nsec = pause_ns[k] }, NULL);
+		for (i = 0; i < n; i++) {
+			int ret;
+
+			f->out->retries++;
+			ret = walker_run(f->w, &f->out->v[v[i].carrier], v[i].header,
+					 &f->v[v[i].found].h, &v[i].failure, last, f->out);
+			if (ret < 0)
+				return ret;
+			if (ret)
+				v[left++] = v[i];
+		}
+		n = left;
+	}
+	return 0;
+}
+
 static int split_all(struct finder *f, const struct carriers_opts *opts)
 {
 	struct carriers *out = f->out;
-	size_t i;
+	struct later *later = NULL;
+	size_t i, n_later = 0, size_later = 0;
+	int ret = 0;
 
 	out->v = calloc(f->n ? f->n : 1, sizeof(*out->v));
 	if (!out->v)
@@ -469,7 +511,7 @@ static int split_all(struct finder *f, const struct carriers_opts *opts)
 		const struct found *from = &f->v[i];
 		const struct owner *o = owner_find(f, from->h.owner);
 		struct carrier *c = &out->v[out->n];
-		int ret;
+		struct walker_failure failure = { 0 };
 
 		if (!o)
 			continue;
@@ -492,11 +534,33 @@ static int split_all(struct finder *f, const struct carriers_opts *opts)
 			walker_split(f->w, c, o->header, &from->h);
 			continue;
 		}
-		ret = walker_run(f->w, c, o->header, &from->h, out);
+		ret = walker_run(f->w, c, o->header, &from->h, &failure, false, out);
+		if (ret > 0) {
+			out->retries++;
+			ret = walker_run(f->w, c, o->header, &from->h, &failure, false, out);
+		}
+		if (ret > 0 && n_later == size_later) {
+			struct later *bigger =
+				realloc(later, (size_later * 2 + 16) * sizeof(*later));
+
+			ret = bigger ? 1 : -ENOMEM;
+			if (bigger) {
+				later = bigger;
+				size_later = size_later * 2 + 16;
+			}
+		}
 		if (ret < 0)
-			return ret;
+			break;
+		if (ret > 0)
+			later[n_later++] = (struct later){ .carrier = out->n - 1,
+							   .found = i,
+							   .header = o->header,
+							   .failure = failure };
 	}
-	return 0;
+	if (ret >= 0)
+		ret = walk_later(f, later, n_later);
+	free(later);
+	return ret;
 }
 
 int carriers_walk(struct vm *vm, const struct allocators *a, const struct carriers_opts *opts,

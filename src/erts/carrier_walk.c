@@ -23,7 +23,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TRIES 5
 #define WINDOW_MAX (256U << 10) /* fits a second-level cache; see the bench */
 #define WINDOW_MIN ((unsigned)TARGET_PAGE)
 #define WINDOW_GAP (16U << 10) /* reading less than this costs less than another call */
@@ -751,61 +750,52 @@ static int single_attempt(struct walker *w, const struct carrier *c, struct carr
 
 /* ---- a carrier ------------------------------------------------------------- */
 
-/* Whether the walk agrees with the carrier's counters, as they were before it
- * or as they are now. */
-static bool agrees(struct walker *w, const struct carrier *c, const struct carrier_header *h,
-		   const struct sums *s)
+/* A walk that ended well is off the carrier's counters, and they stood still. */
+static bool disagrees(struct walker *w, const struct carrier *c, const struct carrier_header *h,
+		      const struct sums *s)
 {
 	unsigned char copy[MAX_HEADER];
 	struct carrier_header now;
 
 	if (h->used_bytes == s->used_bytes && h->used_blocks == s->used_blocks)
-		return true;
-	if (walker_read(w, c->addr, copy, w->carrier_bytes) < 0 ||
-	    carrier_header_parse(w->vm->layout, &w->f, copy, w->carrier_bytes, &now) < 0)
 		return false;
-	return now.used_bytes == s->used_bytes && now.used_blocks == s->used_blocks;
+	return walker_read(w, c->addr, copy, w->carrier_bytes) == 0 &&
+	       carrier_header_parse(w->vm->layout, &w->f, copy, w->carrier_bytes, &now) == 0 &&
+	       now.used_bytes == h->used_bytes && now.used_blocks == h->used_blocks;
 }
 
 int walker_run(struct walker *w, struct carrier *c, unsigned header,
-	       const struct carrier_header *known, struct carriers *sum)
+	       const struct carrier_header *known, struct walker_failure *failure, bool last_try,
+	       struct carriers *sum)
 {
 	struct carrier_header h = { 0 };
-	uint64_t failed_at = 0, failed_bytes = 0;
-	bool persistent = false;
+	bool persistent;
 	struct sums s;
-	int i, ret = 0;
+	int ret;
 
 	c->resident = bytes_resident(w, c->addr, c->addr + c->size);
-	for (i = 0; i < TRIES; i++) {
-		if (i)
-			sum->retries++;
-		ret = c->single ? single_attempt(w, c, &h, &s) : attempt(w, c, header, &h, &s);
-		if (walker_fatal(ret))
-			return ret;
-		if (ret == 0 || ret == -ENODATA || w->delivered)
-			break;
-		/* the same check at the same place in a carrier that stood still:
-		 * no race */
-		persistent = ret == -EINVAL && i && s.at == failed_at &&
-			     h.used_bytes == failed_bytes;
-		failed_at = s.at;
-		failed_bytes = h.used_bytes;
-	}
+	ret = c->single ? single_attempt(w, c, &h, &s) : attempt(w, c, header, &h, &s);
+	if (walker_fatal(ret))
+		return ret;
+	/* the same check at the same place in a carrier that stood still: no race */
+	persistent = ret == -EINVAL && failure->at == s.at && failure->used_bytes == h.used_bytes;
+	failure->at = s.at;
+	failure->used_bytes = h.used_bytes;
+	if (ret < 0 && ret != -ENODATA && !last_try && !w->delivered)
+		return 1;
 	if (ret < 0) {
 		/* What was walked before a page that is not there still holds;
 		 * what was walked into a contradiction does not. */
 		c->torn = true;
 		sum->torn++;
-		if (ret == -EINVAL && persistent)
-			sum->errors++;
+		sum->errors += persistent;
 		w->n_events = 0;
 		if (c->single || ret != -ENODATA || h.size != c->size) {
 			walker_split(w, c, header, h.size == c->size ? &h : known);
 			return 0;
 		}
 		split_rest(w, c, &h, &s);
-	} else if (!c->single && !agrees(w, c, &h, &s)) {
+	} else if (!c->single && disagrees(w, c, &h, &s)) {
 		sum->counter_mismatch++;
 	}
 	conclude(c, &h, &s);

@@ -42,13 +42,20 @@ int walker_read(struct walker *w, uint64_t addr, void *buf, size_t len);
 /* True for errors that concern the target as a whole: give up. */
 bool walker_fatal(int ret);
 
-/* Walks the blocks of `c`, whose addr, size, type, single ... are set, and
- * fills the rest of it; `header` is mbc_header_size of its owner. What cannot
- * be walked after five tries is split by the carrier's counters (those of
- * `known`, an earlier look, when it has become unreadable). Counts into `sum`.
- * Fatal errors only. */
+/* Where a walk failed, to tell a race from a lie. All zero before the first. */
+struct walker_failure {
+	uint64_t at, used_bytes;
+};
+
+/* Walks the blocks of `c` once; its addr, size, type, single ... are set, the
+ * rest of it is filled in; `header` is mbc_header_size of its owner. Returns 1
+ * when a check failed and another try may help. In the last try such a carrier
+ * is split by its counters (those of `known`, an earlier look, when it has
+ * become unreadable), as is at once what lies behind a page that is not
+ * resident. Counts into `sum`. Negative: fatal errors only. */
 int walker_run(struct walker *w, struct carrier *c, unsigned header,
-	       const struct carrier_header *known, struct carriers *sum);
+	       const struct carrier_header *known, struct walker_failure *failure, bool last_try,
+	       struct carriers *sum);
 
 /* The split by counters alone: used blocks in proportion, all sums exact. */
 void walker_split(struct walker *w, struct carrier *c, unsigned header,
