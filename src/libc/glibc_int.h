@@ -24,6 +24,7 @@
 struct state_layout {
 	unsigned fastbins; /* 0: this release has none */
 	unsigned top, bins, next, system_mem, size;
+	unsigned mmap_tail; /* bytes behind an mmapped chunk that belong to its mapping */
 };
 
 /* Offsets in struct malloc_par (the variable mp_). */

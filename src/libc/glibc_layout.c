@@ -25,10 +25,12 @@
 #define SEGMENT_MAX  (16ULL << 20) /* bytes of one image's data that are searched */
 #define MP_TRIES     16		   /* top moves while we look */
 
-/* malloc/malloc.c, struct malloc_state. Without fastbins from 2.43 on. */
+/* malloc/malloc.c, struct malloc_state. Without fastbins from 2.43 on, where
+ * mmapped chunks leave room for the next header, too. */
 const struct state_layout libc_state_layouts[] = {
 	{ .fastbins = 16, .top = 96, .bins = 112, .next = 2160, .system_mem = 2184, .size = 2200 },
-	{ .fastbins = 0, .top = 8, .bins = 24, .next = 2072, .system_mem = 2096, .size = 2112 },
+	{ .fastbins = 0, .top = 8, .bins = 24, .next = 2072, .system_mem = 2096, .size = 2112,
+	  .mmap_tail = 16 },
 };
 const size_t libc_n_state_layouts = sizeof(libc_state_layouts) / sizeof(libc_state_layouts[0]);
 
@@ -255,7 +257,7 @@ static bool mp_plausible(const struct mp_layout *par, const uint8_t *p)
 	/* tcache: at most 76 bins, sizes below 4 MiB, 16-bit counts. */
 	return bins <= 128 && bytes <= 8ULL << 20 && heap_word(p, par->tcache_count) <= 65535 &&
 	       (int32_t)n >= 0 && (int32_t)max_n >= 0 && n <= max_n &&
-	       mmapped % TARGET_PAGE == 0 && mmapped <= heap_word(p, par->max_mmapped_mem) &&
+	       mmapped % 16 == 0 && mmapped <= heap_word(p, par->max_mmapped_mem) &&
 	       (n == 0) == (mmapped == 0);
 }
 

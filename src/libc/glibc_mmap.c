@@ -8,12 +8,15 @@
  *   base           | prev_size = 0 | size | 2 |  user's bytes ...  | end of a page
  *   base ... skip  | prev_size = skip | size | 2 | ...
  *
- * with IS_MMAPPED the only flag and prev_size + size whole pages. The kernel
+ * with IS_MMAPPED the only flag and prev_size + size whole pages (2.43: whole
+ * pages less 16 bytes, and no header at `base` when there is one further in). The kernel
  * merges neighbouring mappings, so a chunk may begin at any page of anonymous
  * memory: every page outside of images, stacks, heaps and the caller's holes is
  * looked at, except those inside a chunk that was found. mp_ counts chunks and
  * bytes: both equal to what was found is the proof, and also the moment to stop
- * looking. Without that a stranger's data could pass for a header.
+ * looking. Without that a stranger's data could pass for a header. (In 2.43
+ * each mremap leaves 16 bytes too much in mmapped_mem: there the count must be
+ * equal and the bytes nearly so.)
  */
 #include "libc/glibc_int.h"
 
@@ -30,8 +33,11 @@ struct ranges { /* where no mmapped chunk can be */
 	size_t n, size;
 };
 
+#define MREMAP_DRIFT_MAX (128ULL << 10) /* less than the smallest usual mmapped chunk */
+
 struct scan {
 	struct heap_view *v;
+	unsigned tail; /* bytes of a mapping behind its chunk */
 	uint8_t *buf;
 	uint64_t n_mmaps, mmapped_mem; /* by mp_ */
 	bool counted;		       /* mp_ is known */
@@ -95,14 +101,19 @@ static int taken_collect(struct heap_view *v, const struct images *im,
 
 static bool all_found(const struct scan *s)
 {
-	return s->counted && s->v->out->mmaps_found == s->n_mmaps &&
-	       s->v->out->mmaps_found_bytes == s->mmapped_mem;
+	uint64_t found = s->v->out->mmaps_found_bytes;
+
+	if (!s->counted || s->v->out->mmaps_found != s->n_mmaps)
+		return false;
+	return found == s->mmapped_mem ||
+	       (s->tail && found < s->mmapped_mem &&
+		s->mmapped_mem - found < MREMAP_DRIFT_MAX && s->n_mmaps);
 }
 
 /* Looks for a header in the page `page`, of which a copy is given. On success
  * fills the mapping's extent. `low` and `end` bound where it may lie. */
-static bool header_find(const uint8_t *copy, uint64_t page, uint64_t low, uint64_t end,
-			uint64_t *base, uint64_t *stop, uint64_t *chunk)
+static bool header_find(const uint8_t *copy, unsigned tail, uint64_t page, uint64_t low,
+			uint64_t end, uint64_t *base, uint64_t *stop, uint64_t *chunk)
 {
 	size_t i;
 
@@ -115,12 +126,12 @@ static bool header_find(const uint8_t *copy, uint64_t page, uint64_t low, uint64
 			continue;
 		size &= ~SIZE_BITS;
 		if (size < CHUNK_MIN || skip > at - low ||
-		    size > end - at || (skip + size) % TARGET_PAGE ||
+		    size > end - at || (skip + size + tail) % TARGET_PAGE ||
 		    (at - skip) % TARGET_PAGE ||
 		    (offsets[i] < 4080 && skip != offsets[i]))
 			continue;
 		*base = at - skip;
-		*stop = at + size;
+		*stop = at + size + tail;
 		*chunk = at;
 		return true;
 	}
@@ -156,6 +167,7 @@ static int found_add(struct scan *s, uint64_t base, uint64_t stop, uint64_t chun
 		return v->fatal;
 	v->out->mmaps_found++;
 	v->out->mmaps_found_bytes += stop - base;
+	stop -= s->tail;
 	if (v->opts->chunk && chunk == base)
 		chunk = chunk_locate(v, base, stop, chunk);
 	if (v->opts->chunk)
@@ -213,8 +225,8 @@ static int interval_scan(struct scan *s, uint64_t start, uint64_t end, size_t *h
 		for (page = at; page < stop; page += TARGET_PAGE) {
 			uint64_t base, chunk_end, chunk;
 
-			if (!header_find(s->buf + (page - at), page, low, end, &base, &chunk_end,
-					 &chunk))
+			if (!header_find(s->buf + (page - at), s->tail, page, low, end, &base,
+					 &chunk_end, &chunk))
 				continue;
 			if (found_add(s, base, chunk_end, chunk) < 0)
 				return v->fatal;
@@ -273,7 +285,7 @@ static int ranges_scan(struct scan *s, const struct ranges *taken)
 
 int mmapped_find(struct heap_view *v, const struct images *im, const struct libc_threads *threads)
 {
-	struct scan s = { .v = v, .counted = v->par != NULL };
+	struct scan s = { .v = v, .tail = v->state->mmap_tail, .counted = v->par != NULL };
 	struct ranges taken = { 0 };
 	struct libc_heap *h = v->out;
 	int ret;

@@ -190,17 +190,20 @@ static void arenas_say(FILE *f)
 	}
 }
 
+struct info2 {
+	size_t v[10];
+};
+struct info1 {
+	int v[10];
+};
+static struct info2 (*mallinfo2_function)(void);
+static struct info1 (*mallinfo_function)(void);
+
 static void info_say(void)
 {
 	static const char *const names[] = { "arena",	 "ordblks",  "smblks",	 "hblks",
 					     "hblkhd",	 "usmblks",  "fsmblks",	 "uordblks",
 					     "fordblks", "keepcost" };
-	struct info2 {
-		size_t v[10];
-	} (*mallinfo2_function)(void) = (struct info2(*)(void))dlsym(RTLD_DEFAULT, "mallinfo2");
-	struct info1 {
-		int v[10];
-	} (*mallinfo_function)(void) = (struct info1(*)(void))dlsym(RTLD_DEFAULT, "mallinfo");
 	struct info2 two = { { 0 } };
 	struct info1 one = { { 0 } };
 	int i;
@@ -239,6 +242,9 @@ int main(int argc, char **argv)
 	setvbuf(stdout, out_buffer, _IOFBF, sizeof(out_buffer));
 	f = fmemopen(info_text, sizeof(info_text), "w");
 	setvbuf(f, info_buffer, _IOFBF, sizeof(info_buffer));
+	/* dlsym() that fails allocates: now, not later. */
+	mallinfo2_function = (struct info2(*)(void))dlsym(RTLD_DEFAULT, "mallinfo2");
+	mallinfo_function = (struct info1(*)(void))dlsym(RTLD_DEFAULT, "mallinfo");
 	churning = !strcmp(mode, "churn");
 	pthread_barrier_init(&done, NULL, n + 1);
 	if (!strcmp(mode, "noncontiguous"))

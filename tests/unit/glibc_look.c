@@ -194,7 +194,7 @@ static void info_compare(struct look *l, const struct said *s, const struct libc
 	       system, s->info[0], binned, s->info[1], fast, s->info[6], avail, s->info[8]);
 	result(l,
 	       h->mmaps_proved && h->mmaps_found == s->info[3] &&
-		       h->mmaps_found_bytes == s->info[4],
+		       h->mmapped_bytes == s->info[4],
 	       "mmapped chunks", "%" PRIu64 " of %" PRIu64 ": %s", h->mmaps_found, s->info[3],
 	       h->why);
 }
