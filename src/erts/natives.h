@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * C functions that the VM knows by an Erlang name: NIFs and BIFs. For libraries
+ * and a beam.smp that are stripped, these are the only names there are.
+ */
+#ifndef BEAMRAY_ERTS_NATIVES_H
+#define BEAMRAY_ERTS_NATIVES_H
+
+#include "erts/vm.h"
+
+struct native_function {
+	uint64_t addr;	  /* where it begins */
+	const char *name; /* "leak_nif:leak_malloc/1", escaped, quoted as Erlang does */
+	bool nif;	  /* else a BIF */
+};
+
+struct natives {
+	struct native_function *v; /* by address; of equal ones the first stays */
+	size_t n;
+	size_t modules; /* with NIFs */
+	char *strings;
+};
+
+/* Reads the NIFs of every module that has some (Module.curr.nif and .old.nif:
+ * erl_module_nif holds a copy of the library's ErlNifEntry, OTP 23 to 29) and
+ * the BIF table. What cannot be found or read is left out: an empty result is
+ * no error. -ENOMEM, -ESRCH, -ETIMEDOUT. */
+int natives_read(struct vm *vm, struct natives **out, struct error *err);
+void natives_free(struct natives *n);
+/* The function that begins exactly at `addr`, or NULL. */
+const struct native_function *natives_find(const struct natives *n, uint64_t addr);
+
+#endif
