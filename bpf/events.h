@@ -136,8 +136,9 @@ struct tables {
 
 /* Written once before the programs are loaded. */
 struct config {
-	__u32 tgid;   /* in the initial pid namespace */
+	__u32 tgid; /* as our pid namespace numbers it */
 	__u32 flavor; /* enum vm_flavor */
+	__u64 ns_dev, ns_ino; /* our pid namespace; 0: the initial one */
 	/* offsets in ERTS structures, bytes */
 	__u32 sched_current_process;
 	__u32 proc_id, proc_stop, proc_heap, proc_hend, proc_reg, proc_initial, reg_name;
@@ -165,8 +166,8 @@ enum thread_role {
 };
 
 /* Key: the thread's fs base (pthread_t). Filled from user space. */
-struct scheduler {
-	__u64 data; /* ErtsSchedulerData */
+struct thread_vm {
+	__u64 scheduler; /* ErtsSchedulerData */
 	__u32 role; /* enum thread_role */
 	__u32 number;
 };
@@ -189,7 +190,7 @@ struct stratum {
 };
 
 struct thread {
-	struct scheduler sched;
+	struct thread_vm vm;
 	struct run run;
 	__u64 move_start, move_bytes; /* of an mremap that is under way */
 	__u64 move_to_bytes;

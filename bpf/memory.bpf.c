@@ -34,9 +34,23 @@ enum { /* x86-64 system call numbers */
 #define ADVICE_REMOVE 9
 #define ADVICE_DONTNEED_LOCKED 24
 
+__u32 host_tgid; /* the target in the initial pid namespace, once it was met */
+
 static __always_inline bool is_target(__u64 id)
 {
-	return (__u32)(id >> 32) == cfg.tgid && !limits.stopped;
+	struct bpf_pidns_info ns = {};
+
+	if (limits.stopped)
+		return false;
+	if (!cfg.ns_ino)
+		return (__u32)(id >> 32) == cfg.tgid;
+	if (host_tgid)
+		return (__u32)(id >> 32) == host_tgid;
+	if (bpf_get_ns_current_pid_tgid(cfg.ns_dev, cfg.ns_ino, &ns, sizeof(ns)) ||
+	    ns.tgid != cfg.tgid)
+		return false;
+	host_tgid = (__u32)(id >> 32);
+	return true;
 }
 
 static __always_inline __u32 tid_of(__u64 id)
@@ -55,7 +69,7 @@ static __always_inline struct thread *thread_get(__u32 slot, __u32 tid)
 {
 	struct thread *t = bpf_map_lookup_elem(&threads, &tid);
 	struct event_thread ev = {};
-	struct scheduler *sched;
+	struct thread_vm *vm;
 	struct scratch *s;
 	struct task_struct *task;
 	__u64 fsbase;
@@ -67,18 +81,18 @@ static __always_inline struct thread *thread_get(__u32 slot, __u32 tid)
 		return NULL;
 	task = (struct task_struct *)bpf_get_current_task();
 	fsbase = BPF_CORE_READ(task, thread.fsbase);
-	sched = bpf_map_lookup_elem(&schedulers, &fsbase);
-	__builtin_memset(&s->fresh.sched, 0, sizeof(s->fresh.sched));
-	if (sched)
-		s->fresh.sched = *sched;
+	vm = bpf_map_lookup_elem(&schedulers, &fsbase);
+	__builtin_memset(&s->fresh.vm, 0, sizeof(s->fresh.vm));
+	if (vm)
+		s->fresh.vm = *vm;
 	if (bpf_map_update_elem(&threads, &tid, &s->fresh, BPF_NOEXIST)) {
 		count(COUNT_LOST_THREADS);
 		return NULL;
 	}
 	ev.e.kind = EVENT_THREAD;
 	ev.e.tid = tid;
-	ev.role = s->fresh.sched.role;
-	ev.number = s->fresh.sched.number;
+	ev.role = s->fresh.vm.role;
+	ev.number = s->fresh.vm.number;
 	bpf_get_current_comm(ev.comm, sizeof(ev.comm));
 	send(&ev, sizeof(ev));
 	return bpf_map_lookup_elem(&threads, &tid);
@@ -167,8 +181,8 @@ static __always_inline void page_came(__u32 slot, struct scratch *s, __u32 tid, 
 	t = thread_get(slot, tid);
 	if (!t)
 		return;
-	s->scheduler = t->sched.data;
-	s->role = t->sched.role;
+	s->scheduler = t->vm.scheduler;
+	s->role = t->vm.role;
 	process_read(s);
 	stack = stack_for(slot, s, t, now);
 	run = &t->run;

@@ -55,6 +55,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct unwind_row);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } rows SEC(".maps");
 
 struct {
@@ -62,6 +63,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct unwind_rule);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } rules SEC(".maps");
 
 struct {
@@ -69,6 +71,7 @@ struct {
 	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, struct tables);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } tables SEC(".maps");
 
 struct {
@@ -89,7 +92,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 2048);
 	__type(key, __u64);
-	__type(value, struct scheduler);
+	__type(value, struct thread_vm);
 } schedulers SEC(".maps");
 
 struct {
@@ -479,12 +482,15 @@ __noinline int erlang_emit(__u32 slot, __u64 address)
 static __always_inline int erlang_word(struct scratch *s, __u32 slot, const struct tables *t,
 				       __u64 word)
 {
-	if ((word & 3) || word < t->code_min || word >= t->code_max)
+	if (word & 3)
 		return 1;
-	if (word == cfg.normal_exit) {
+	/* in the emulator it lies outside of all code */
+	if (word == cfg.normal_exit && word) {
 		s->done = 1;
 		return s->in_root; /* in the root part it comes first */
 	}
+	if (word < t->code_min || word >= t->code_max)
+		return 1;
 	if (s->in_root) {
 		__u32 n = s->out.n_root;
 

@@ -14,6 +14,7 @@
 
 #include "ledger/look.h"
 #include "report/memory.h"
+#include "report/paragraph.h"
 #include "target/escape.h"
 
 static const char usage[] =
@@ -188,10 +189,10 @@ static int check_target(struct answers *a, pid_t pid, struct error *err)
 		answer(a, "vm", "segment cache", l->ranges->mseg_known, "%s",
 		       l->ranges->mseg_known ? "found: memory of nobody is known to be native" :
 					       l->ranges->why);
-		answer(a, "target", "statistics", true, "%zu allocator instances, %zu carriers",
+		answer(a, "vm", "statistics", true, "%zu allocator instances, %zu carriers",
 		       l->allocators->n_inst, l->carriers->n);
 	} else {
-		answer(a, "target", "statistics", false, "%s", err->text);
+		answer(a, "vm", "statistics", false, "%s", err->text);
 	}
 	look_free(l);
 	if (ret != -ETIMEDOUT) {
@@ -204,6 +205,7 @@ static int check_target(struct answers *a, pid_t pid, struct error *err)
 static void print_text(FILE *to, const json_t *list)
 {
 	const char *section = "";
+	char lead[64];
 	size_t i;
 	json_t *j;
 
@@ -214,10 +216,10 @@ static void print_text(FILE *to, const json_t *list)
 		if (strcmp(s, section) != 0)
 			fprintf(to, "%s%s\n", *section ? "\n" : "", s);
 		section = s;
-		fprintf(to, "  %-3s  %-22s %s\n",
-			json_is_true(json_object_get(j, "ok")) ? "yes" : "no",
-			json_string_value(json_object_get(j, "what")),
-			json_string_value(json_object_get(j, "why")));
+		snprintf(lead, sizeof(lead), "  %-3s  %-22s ",
+			 json_is_true(json_object_get(j, "ok")) ? "yes" : "no",
+			 json_string_value(json_object_get(j, "what")));
+		paragraph(to, lead, json_string_value(json_object_get(j, "why")), columns_of(to));
 	}
 }
 

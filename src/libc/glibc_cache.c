@@ -13,8 +13,8 @@
  * stored = next ^ (address of the link >> 12)); the heads are not.
  *
  * The thread variable has no symbol. It is the place below fs that leads, in
- * more threads than any other place, to a chunk with exactly the size of the
- * tcache struct and counts that fit its entries. A chain counts when it is as
+ * more threads than any other place, to a chunk with the size of the tcache
+ * struct and counts that fit its entries. A chain counts when it is as
  * long as its count says and all its entries carry the same key: 2.31 to 2.33
  * store the tcache's address there, later ones a random number.
  */
@@ -27,6 +27,7 @@
 #define TLS_BYTES	  8192 /* of thread variables that are searched below fs */
 #define TLS_SLOTS	  (TLS_BYTES / 8)
 #define TCACHE_BYTES	  0x300
+#define TCACHE_SPARE	  48
 #define TCACHE_TRIES	  5
 #define TCACHE_COUNT_MAX  65535
 #define TCACHE_CHAINS_MAX (1U << 20) /* entries of all tcaches */
@@ -108,7 +109,12 @@ static bool tcache_verify(struct heap_view *v, const struct tcache_layout *tl, u
 
 	*held = 0;
 	if (addr & 15 || addr < CHUNK_HEADER || heap_read_u64(v, addr - 8, &size) < 0 ||
-	    (size & ~SIZE_BITS) != tl->chunk_size || size & IS_MMAPPED)
+	    size & IS_MMAPPED)
+		return false;
+	/* More where the chunk was cut from one that left no room for another: 2.43
+	 * was seen with 16 and 32 bytes more. */
+	size &= ~SIZE_BITS;
+	if (size < tl->chunk_size || size > tl->chunk_size + TCACHE_SPARE)
 		return false;
 	if (heap_read(v, addr, copy, tl->entries_at + tl->bins * 8) < 0)
 		return false;
@@ -145,6 +151,13 @@ static void tls_read(struct heap_view *v, uint64_t fs, uint8_t *tls)
 			stop = fs;
 		(void)heap_read(v, at, tls + (at - (fs - TLS_BYTES)), (size_t)(stop - at));
 	}
+}
+
+static bool mapping_is_file(const struct heap_view *v, uint64_t addr)
+{
+	const struct mapping *m = mappings_find(v->m, addr);
+
+	return m && m->kind == MAPPING_FILE;
 }
 
 struct slot_vote {
@@ -196,8 +209,12 @@ void tcaches_find(struct heap_view *v, const struct libc_threads *threads)
 			continue;
 		tls_read(v, threads->v[i].fs, tls);
 		p = slot_pointer(v, tls, best / libc_n_tcache_layouts);
-		if (p && tcache_verify(v, v->tcache, p, &held))
+		if (!p)
+			continue;
+		if (tcache_verify(v, v->tcache, p, &held))
 			v->tcaches[v->n_tcaches++] = p;
+		else if (!mapping_is_file(v, p)) /* 2.42 on: what libc's data holds is a dummy */
+			v->tcaches_missed = true;
 	}
 out:
 	free(tls);
@@ -264,6 +281,7 @@ int tcaches_read(struct heap_view *v, struct cached_chunks *out)
 	size_t i;
 
 	cached_clear(out);
+	out->incomplete = v->tcaches_missed;
 	for (i = 0; i < v->n_tcaches && !v->fatal; i++) {
 		uint64_t key = v->tcache_key;
 		size_t before = out->n;

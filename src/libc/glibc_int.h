@@ -88,6 +88,7 @@ struct heap_view {
 	uint64_t tcache_key;	     /* 0: not known */
 	uint64_t *tcaches;	     /* the threads' tcache structs */
 	size_t n_tcaches;
+	bool tcaches_missed; /* a thread has one that does not verify */
 	const struct libc_opts *opts;
 	struct libc_heap *out;
 	int fatal; /* -ESRCH, -ETIMEDOUT, -ENOMEM: stop everything */

@@ -65,7 +65,7 @@ static void os_beside_vm(FILE *to, const struct look *l, const struct ledger *g,
 		fprintf(to, "\n     cgroup %s of %s",
 			unit_format(a, sizeof(a), opts->unit, l->os.cgroup_usage),
 			unit_format(b, sizeof(b), opts->unit, l->os.cgroup_limit));
-	fprintf(to, "\nVM   erlang:memory(total) %s; carriers %s, used %s (usage %.0f%%)\n",
+	fprintf(to, "\nVM   memory(total) %s; carriers %s, used %s (usage %.0f%%)\n",
 		unit_format(a, sizeof(a), opts->unit, l->memory.total),
 		unit_format(b, sizeof(b), opts->unit, g->vm_allocated),
 		unit_format(c, sizeof(c), opts->unit, g->vm_used),
@@ -105,7 +105,7 @@ static void account_table(FILE *to, const struct ledger *g, const struct memory_
 			hidden++;
 			continue;
 		}
-		fprintf(to, "%-34.60s %10s %6.1f ", r->account,
+		fprintf(to, "%-34.34s %10s %6.1f ", r->account,
 			unit_format(a, sizeof(a), opts->unit, r->bytes), percent(r->bytes, g->rss));
 		bar(to, r->bytes, g->rss, opts->columns - 54);
 		fputc('\n', to);
@@ -190,7 +190,7 @@ static void owners(FILE *to, const struct observer *o, const struct look *l,
 		if (!shown++)
 			fprintf(to, "\n%-26s %-18s %10s %10s\n", "TAGGED OWNER", "TYPE", "BLOCKS",
 				"BYTES");
-		fprintf(to, "%-26.40s %-18.18s %10llu %10s\n", owner,
+		fprintf(to, "%-26.26s %-18.18s %10llu %10s\n", owner,
 			t->magic ? "resource" :
 			t->block_type < vm->n_types && vm->type_names[t->block_type] ?
 				   vm->type_names[t->block_type] :
@@ -265,7 +265,7 @@ void memory_text_delta(FILE *to, const struct look *la, const struct ledger *a,
 		unit_format_signed(change, sizeof(change), opts->unit, (int64_t)(b->rss - a->rss)));
 	for (i = 0; i < n && (opts->verbose || i < 8); i++)
 		if (v[i].change)
-			fprintf(to, "  %-34.60s %10s %12s\n", v[i].account,
+			fprintf(to, "  %-34.34s %10s %12s\n", v[i].account,
 				unit_format(now, sizeof(now), opts->unit, v[i].now),
 				unit_format_signed(change, sizeof(change), opts->unit, v[i].change));
 	free(v);
