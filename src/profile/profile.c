@@ -227,6 +227,8 @@ int64_t profile_total(const struct profile *p)
 
 bool profile_frame_exact(const struct profile_stack *s, size_t i)
 {
+	if (i && s->frames[i].kind == FRAME_KERNEL)
+		return false;
 	while (i-- > 0)
 		if (s->frames[i].kind != FRAME_KERNEL)
 			return false;

@@ -79,7 +79,7 @@ void profile_sort(struct profile *p);
  * int64_t instead of wrapping. */
 int64_t profile_total(const struct profile *p);
 /* Is the address of frame i that of an instruction, and not a return address?
- * So the first one is, and the first behind kernel frames. */
+ * So is the first one's, and that of the first behind kernel frames. */
 bool profile_frame_exact(const struct profile_stack *s, size_t i);
 
 #endif
