@@ -608,7 +608,9 @@ static void notes_write(struct build *b)
 	else if (l->libc && l->libc->why[0])
 		note(b, "libc heap: %s", l->libc->why);
 	if (!l->libc)
-		note(b, "the libc heap and the blocks in the carriers were not walked (--quick)");
+		note(b,
+		     "--quick: carriers are split by their counters, and native memory, which was "
+		     "not looked at, is unattributed");
 	if (c->torn)
 		note(b,
 		     "%llu of %zu carriers kept changing while they were read: split by their own "
@@ -659,7 +661,8 @@ int ledger_build(const struct observer *o, const struct look *l, struct ledger *
 		for (i = 0; i < l->carriers->n; i++)
 			if (l->carriers->v[i].torn)
 				torn_bytes += l->carriers->v[i].resident;
-		missing = b.g->unattributed + torn_bytes + l->carriers->lost_bytes;
+		/* a quick look leaves native memory out on purpose */
+		missing = (l->libc ? b.g->unattributed : 0) + torn_bytes + l->carriers->lost_bytes;
 		b.g->complete = missing <= b.g->rss / 100;
 		notes_write(&b);
 	}
