@@ -21,7 +21,7 @@ struct command {
 	int (*run)(int argc, char **argv);
 };
 
-extern const struct command cmd_memory, cmd_check;
+extern const struct command cmd_memory, cmd_check, cmd_doctor;
 
 /* What every command understands; a command's own options come through `own`. */
 struct options {

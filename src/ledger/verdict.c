@@ -175,7 +175,7 @@ static bool stack_blame(const struct judge *j, const struct profile_stack *s, st
 	size_t i;
 
 	for (i = 0; i < s->n; i++) {
-		const struct symbol *y = j->in->trace.symbol(j->in->trace.arg, &s->frames[i]);
+		const struct symbol *y = symbols_find(j->in->trace.symbols, s, i);
 
 		if (!y || y->kind == FRAME_REPEAT)
 			continue;

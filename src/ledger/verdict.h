@@ -5,7 +5,7 @@
 #define BEAMRAY_LEDGER_VERDICT_H
 
 #include "ledger/ledger.h"
-#include "profile/profile.h"
+#include "profile/symbolize.h"
 
 enum finding_code {
 	FINDING_HEALTHY,
@@ -77,11 +77,8 @@ struct verdict_side {
 
 /* What the tracer saw; all of it may be missing. */
 struct verdict_trace {
-	const struct profile *growth; /* symbolized; NULL: no tracing */
-	/* symbol of a frame: see profile/symbolize.h; passed as function so that
-	 * tests can bring their own */
-	const struct symbol *(*symbol)(void *arg, const struct frame *f);
-	void *arg;
+	const struct profile *growth; /* NULL: no tracing */
+	const struct symbols *symbols; /* its names */
 	const char *why_missing; /* a sentence when growth is NULL */
 	uint64_t lost;		 /* events and stacks */
 };

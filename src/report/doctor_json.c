@@ -5,9 +5,11 @@
 
 #include "report/memory.h"
 
-static json_t *frame_json(const struct verdict_input *in, const struct frame *f)
+static json_t *frame_json(const struct verdict_input *in, const struct profile_stack *stack,
+			  size_t i)
 {
-	const struct symbol *s = in->trace.symbol ? in->trace.symbol(in->trace.arg, f) : NULL;
+	const struct symbol *s = symbols_find(in->trace.symbols, stack, i);
+	const struct frame *f = &stack->frames[i];
 	char line[512];
 
 	if (f->kind == FRAME_REPEAT)
@@ -38,7 +40,7 @@ static json_t *stack_json(const struct verdict_input *in, const struct profile_s
 	json_object_set_new(j, "label", s->label ? json_string(s->label) : json_null());
 	json_object_set_new(j, "complete", json_boolean(s->complete));
 	for (i = 0; i < s->n; i++)
-		json_array_append_new(frames, frame_json(in, &s->frames[i]));
+		json_array_append_new(frames, frame_json(in, s, i));
 	json_object_set_new(j, "frames", frames);
 	return j;
 }

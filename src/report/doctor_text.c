@@ -92,11 +92,10 @@ static void evidence_print(const struct page *p, const struct evidence *e)
 		e->what);
 }
 
-static void frame_print(const struct page *p, const struct frame *f)
+static void frame_print(const struct page *p, const struct profile_stack *stack, size_t i)
 {
-	const struct symbol *s = p->in->trace.symbol ?
-					 p->in->trace.symbol(p->in->trace.arg, f) :
-					 NULL;
+	const struct symbol *s = symbols_find(p->in->trace.symbols, stack, i);
+	const struct frame *f = &stack->frames[i];
 	char line[256];
 
 	if (f->kind == FRAME_REPEAT)
@@ -128,7 +127,7 @@ static void stack_print(const struct page *p, const struct profile_stack *s)
 		fprintf(p->to, " %.50s", s->label);
 	fputc('\n', p->to);
 	for (i = 0; i < s->n && i < most; i++)
-		frame_print(p, &s->frames[i]);
+		frame_print(p, s, i);
 	if (s->n > most)
 		fprintf(p->to, "        (%zu more)\n", s->n - most);
 }
