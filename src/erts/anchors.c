@@ -26,6 +26,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define PAGES		  256	     /* of the cache: 1 MiB */
 #define DEBUG_SYMBOLS_MAX (1U << 20) /* beam.smp has some 20,000 */
 
 static const struct {
@@ -33,44 +34,44 @@ static const struct {
 	const char *other; /* its name in another release, or NULL */
 	const char *why;   /* said when it is missing */
 } names[A_N] = {
-	[A_ALLCTRS_INFO] = {"erts_allctrs_info", NULL, "no symbol, no table of allocators found"},
-	[A_ALLCTR_THR_SPEC] = {"erts_allctr_thr_spec", NULL,
-			       "no symbol, no table of allocator instances found"},
-	[A_ALLCTRS] = {"erts_allctrs", NULL, "no symbol, no table of allocator functions found"},
-	[A_A2AD] = {"erts_alc_a2ad", NULL, "no symbol, no list of allocator names found"},
-	[A_N2TD] = {"erts_alc_n2td", NULL, "no symbol, no list of type names found"},
-	[A_ATOM_TABLE] = {"erts_atom_table", NULL, "no symbol, no table named atom_tab found"},
-	[A_MODULE_TABLES] = {"module_tables", NULL, "no tables named module_code found"},
-	[A_EXPORT_TABLES] = {"export_tables", NULL, "no tables of exports found"},
-	[A_FUN_TABLE] = {"erts_fun_table", "fun_tables", "no table of funs found"},
-	[A_REGISTER_TABLE] = {"process_reg", NULL, "no table named process_reg found"},
-	[A_PROC] = {"erts_proc", NULL, "no symbol, no table of processes found"},
-	[A_PORT] = {"erts_port", NULL, "no symbol, no table of ports found"},
-	[A_SCHEDULER_DATA] = {"erts_aligned_scheduler_data", NULL,
-			      "no symbol, no scheduler data found"},
-	[A_DIRTY_CPU_SCHEDULER_DATA] = {"erts_aligned_dirty_cpu_scheduler_data", NULL,
-					"no symbol, no dirty cpu scheduler data found"},
-	[A_DIRTY_IO_SCHEDULER_DATA] = {"erts_aligned_dirty_io_scheduler_data", NULL,
-				       "no symbol, no dirty io scheduler data found"},
-	[A_NO_SCHEDULERS] = {"erts_no_schedulers", NULL,
-			     "no symbol, not looked for: scheduler data is counted instead"},
-	[A_MSEG_ALLCTR] = {"aligned_mseg_allctr", NULL, "no mseg state found"},
-	[A_DEFAULT_MMAPPER] = {"erts_dflt_mmapper", NULL, "no symbol, no memory mapper found"},
-	[A_LITERAL_MMAPPER] = {"erts_literal_mmapper", NULL,
-			       "no symbol, no mapper of the literal area found"},
-	[A_TOTAL_CODE_SIZE] = {"erts_total_code_size", NULL,
-			       "no symbol, no word equals the code size of the modules"},
-	[A_ETS_MISC_MEM_SIZE] = {"erts_ets_misc_mem_size", NULL,
-				 "no symbol, no counter beside the table of table names"},
-	[A_ATOM_TEXT_RESERVED] = {"reserved_atom_space", NULL, "no counter of atom text found"},
-	[A_ATOM_TEXT_USED] = {"atom_space", NULL, "no counter of atom text found"},
-	[A_RANGES] = {"r", NULL, "no table of code ranges found"},
-	[A_JIT_DESCRIPTOR] = {"__jit_debug_descriptor", NULL,
-			      "no symbol, no JIT descriptor found (or no JIT)"},
-	[A_OTP_RELEASE] = {"etp_otp_release", NULL, "no symbol: the version string tells"},
-	[A_ERTS_VERSION] = {"etp_erts_version", NULL, "no symbol: the version string tells"},
-	[A_CODE_INDEX] = {"the_active_code_index", NULL, "no symbol, not looked for"},
-	[A_BIF_TABLE] = {"bif_table", NULL, "no symbol, no table of BIFs found"},
+	[A_ALLCTRS_INFO] = { "erts_allctrs_info", NULL, "no symbol, no table of allocators found" },
+	[A_ALLCTR_THR_SPEC] = { "erts_allctr_thr_spec", NULL,
+				"no symbol, no table of allocator instances found" },
+	[A_ALLCTRS] = { "erts_allctrs", NULL, "no symbol, no table of allocator functions found" },
+	[A_A2AD] = { "erts_alc_a2ad", NULL, "no symbol, no list of allocator names found" },
+	[A_N2TD] = { "erts_alc_n2td", NULL, "no symbol, no list of type names found" },
+	[A_ATOM_TABLE] = { "erts_atom_table", NULL, "no symbol, no table named atom_tab found" },
+	[A_MODULE_TABLES] = { "module_tables", NULL, "no tables named module_code found" },
+	[A_EXPORT_TABLES] = { "export_tables", NULL, "no tables of exports found" },
+	[A_FUN_TABLE] = { "erts_fun_table", "fun_tables", "no table of funs found" },
+	[A_REGISTER_TABLE] = { "process_reg", NULL, "no table named process_reg found" },
+	[A_PROC] = { "erts_proc", NULL, "no symbol, no table of processes found" },
+	[A_PORT] = { "erts_port", NULL, "no symbol, no table of ports found" },
+	[A_SCHEDULER_DATA] = { "erts_aligned_scheduler_data", NULL,
+			       "no symbol, no scheduler data found" },
+	[A_DIRTY_CPU_SCHEDULER_DATA] = { "erts_aligned_dirty_cpu_scheduler_data", NULL,
+					 "no symbol, no dirty cpu scheduler data found" },
+	[A_DIRTY_IO_SCHEDULER_DATA] = { "erts_aligned_dirty_io_scheduler_data", NULL,
+					"no symbol, no dirty io scheduler data found" },
+	[A_NO_SCHEDULERS] = { "erts_no_schedulers", NULL,
+			      "no symbol, not looked for: scheduler data is counted instead" },
+	[A_MSEG_ALLCTR] = { "aligned_mseg_allctr", NULL, "no mseg state found" },
+	[A_DEFAULT_MMAPPER] = { "erts_dflt_mmapper", NULL, "no symbol, no memory mapper found" },
+	[A_LITERAL_MMAPPER] = { "erts_literal_mmapper", NULL,
+				"no symbol, no mapper of the literal area found" },
+	[A_TOTAL_CODE_SIZE] = { "erts_total_code_size", NULL,
+				"no symbol, no word equals the code size of the modules" },
+	[A_ETS_MISC_MEM_SIZE] = { "erts_ets_misc_mem_size", NULL,
+				  "no symbol, no counter beside the table of table names" },
+	[A_ATOM_TEXT_RESERVED] = { "reserved_atom_space", NULL, "no counter of atom text found" },
+	[A_ATOM_TEXT_USED] = { "atom_space", NULL, "no counter of atom text found" },
+	[A_RANGES] = { "r", NULL, "no table of code ranges found" },
+	[A_JIT_DESCRIPTOR] = { "__jit_debug_descriptor", NULL,
+			       "no symbol, no JIT descriptor found (or no JIT)" },
+	[A_OTP_RELEASE] = { "etp_otp_release", NULL, "no symbol: the version string tells" },
+	[A_ERTS_VERSION] = { "etp_erts_version", NULL, "no symbol: the version string tells" },
+	[A_CODE_INDEX] = { "the_active_code_index", NULL, "no symbol, not looked for" },
+	[A_BIF_TABLE] = { "bif_table", NULL, "no symbol, no table of BIFs found" },
 };
 
 const char *anchor_name(enum anchor_id id)
@@ -115,6 +116,42 @@ bool anchor_u64(const struct anchor_search *s, uint64_t addr, uint64_t *out)
 	return anchor_read(s, addr, out, sizeof(*out));
 }
 
+struct anchor_pages {
+	uint64_t page[PAGES];
+	unsigned char data[PAGES][TARGET_PAGE];
+};
+
+bool anchor_peek(const struct anchor_search *s, uint64_t addr, void *buf, size_t len)
+{
+	struct anchor_pages *c = s->pages;
+
+	if (!c)
+		return anchor_read(s, addr, buf, len);
+	while (len) {
+		uint64_t page = addr & ~(TARGET_PAGE - 1);
+		size_t slot = page / TARGET_PAGE % PAGES, off = addr - page;
+		size_t here = TARGET_PAGE - off < len ? TARGET_PAGE - off : len;
+
+		if (c->page[slot] != page) {
+			c->page[slot] = 0;
+			if (!anchor_read(s, page, c->data[slot], TARGET_PAGE))
+				return false;
+			c->page[slot] = page;
+		}
+		memcpy(buf, c->data[slot] + off, here);
+		buf = (char *)buf + here;
+		addr += here;
+		len -= here;
+	}
+	return true;
+}
+
+void anchor_peek_afresh(const struct anchor_search *s)
+{
+	if (s->pages)
+		memset(s->pages->page, 0, sizeof(s->pages->page));
+}
+
 bool anchor_field(const struct anchor_search *s, uint64_t base, struct layout_field f,
 		  uint64_t *out)
 {
@@ -137,6 +174,16 @@ bool anchor_pointer(const struct anchor_search *s, uint64_t addr)
 		return false;
 	m = mappings_find(s->maps, addr);
 	return m && m->read;
+}
+
+bool anchor_heap_pointer(const struct anchor_search *s, uint64_t addr)
+{
+	const struct mapping *m;
+
+	if (addr % 8 || addr < TARGET_PAGE)
+		return false;
+	m = mappings_find(s->maps, addr);
+	return m && m->read && m->write && (m->kind == MAPPING_ANON || m->kind == MAPPING_HEAP);
 }
 
 /* Whether the object that a name led to is the one meant. Objects without a
@@ -171,8 +218,7 @@ static bool accepted(const struct anchor_search *s, enum anchor_id id, uint64_t 
 	}
 }
 
-static void offer(struct anchor_search *s, enum anchor_id id, uint64_t addr,
-		  enum anchor_source src)
+static void offer(struct anchor_search *s, enum anchor_id id, uint64_t addr, enum anchor_source src)
 {
 	if (!anchor_missing(s, id))
 		return;
@@ -242,7 +288,8 @@ static void find_debug_symbols(struct anchor_search *s)
 
 void anchors_find(struct anchor_search *s)
 {
-	static const enum anchor_id needed[] = {A_ALLCTRS_INFO, A_ALLCTR_THR_SPEC, A_A2AD, A_N2TD};
+	static const enum anchor_id needed[] = { A_ALLCTRS_INFO, A_ALLCTR_THR_SPEC, A_A2AD,
+						 A_N2TD };
 
 	memset(s->a, 0, sizeof(*s->a));
 	for (int id = 0; id < A_N; id++)
@@ -251,6 +298,7 @@ void anchors_find(struct anchor_search *s)
 		find_symbols(s);
 		find_debug_symbols(s);
 	}
+	s->pages = calloc(1, sizeof(*s->pages)); /* without it: slower */
 	anchors_find_allocators(s);
 	anchors_find_tables(s);
 	anchors_find_ptabs(s);
@@ -258,6 +306,8 @@ void anchors_find(struct anchor_search *s)
 	anchors_find_memory(s);
 	anchors_find_code(s);
 	anchors_find_counters(s);
+	free(s->pages);
+	s->pages = NULL;
 
 	s->a->symbols = "dynsym";
 	for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {

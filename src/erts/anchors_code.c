@@ -22,12 +22,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MODULES_MAX 65536U /* MODULE_LIMIT */
-#define ATOMS_MAX (1U << 22)
+#define MODULES_MAX  65536U /* MODULE_LIMIT */
+#define ATOMS_MAX    (1U << 22)
 #define COUNTER_NEAR 8192 /* bytes around a file's other statics */
-#define PAGE_CACHE 64
 
-/* ---- JIT descriptor ----------------------------------------------------------------------- */
+/* ---- JIT descriptor ---------------------------------------------------------------- */
 
 bool anchor_is_jit_descriptor(const struct anchor_search *s, uint64_t addr)
 {
@@ -37,17 +36,18 @@ bool anchor_is_jit_descriptor(const struct anchor_search *s, uint64_t addr)
 	if (!image_copy_u32(s->copy, addr, &version) || version != 1 ||
 	    !image_copy_u32(s->copy, addr + 4, &action) || action > 2 ||
 	    !image_copy_u64(s->copy, addr + 8, &relevant) ||
-	    !image_copy_u64(s->copy, addr + 16, &first) || !anchor_pointer(s, first) ||
-	    (relevant && !anchor_pointer(s, relevant)))
+	    !image_copy_u64(s->copy, addr + 16, &first) || !anchor_heap_pointer(s, first) ||
+	    (relevant && !anchor_heap_pointer(s, relevant)))
 		return false;
 	/* {next, prev, symfile, size} */
-	if (!anchor_read(s, first, entry, sizeof(entry)) || entry[1] || !anchor_pointer(s, entry[0]) ||
-	    !entry[2] || entry[3] < 4 || entry[3] > (1ULL << 30))
+	if (!anchor_peek(s, first, entry, sizeof(entry)) || entry[1] ||
+	    !anchor_heap_pointer(s, entry[0]) || !entry[2] || entry[3] < 4 ||
+	    entry[3] > (1ULL << 30))
 		return false;
-	return anchor_read(s, entry[0], next, sizeof(next)) && next[1] == first;
+	return anchor_peek(s, entry[0], next, sizeof(next)) && next[1] == first;
 }
 
-/* ---- Code ranges -------------------------------------------------------------------------- */
+/* ---- Code ranges ------------------------------------------------------------------- */
 
 bool anchor_is_ranges(const struct anchor_search *s, uint64_t addr)
 {
@@ -68,18 +68,18 @@ bool anchor_is_ranges(const struct anchor_search *s, uint64_t addr)
 		if (n > allocated || allocated > 2 * MODULES_MAX)
 			return false;
 		if (!n) {
-			if (modules && !anchor_pointer(s, modules))
+			if (modules && !anchor_heap_pointer(s, modules))
 				return false;
 			continue;
 		}
-		if (!anchor_pointer(s, modules) || mid < modules ||
+		if (!anchor_heap_pointer(s, modules) || mid < modules ||
 		    mid >= modules + allocated * l->size_code_range ||
 		    (mid - modules) % l->size_code_range)
 			return false;
 		for (uint64_t k = 0; k < n && k < 64; k++) {
 			uint64_t r[2];
 
-			if (!anchor_read(s, modules + k * l->size_code_range, r, sizeof(r)) ||
+			if (!anchor_peek(s, modules + k * l->size_code_range, r, sizeof(r)) ||
 			    r[0] < prev || r[1] < r[0] || !anchor_pointer(s, r[0] & ~7ULL))
 				return false;
 			prev = r[1];
@@ -107,7 +107,7 @@ static void find_ranges(struct anchor_search *s)
 
 			if (!anchor_field(s, at, l->code_ranges__modules, &modules) ||
 			    !anchor_field(s, at, l->code_ranges__n, &n) || !n ||
-			    n > 2 * MODULES_MAX || !anchor_pointer(s, modules))
+			    n > 2 * MODULES_MAX || !anchor_heap_pointer(s, modules))
 				continue;
 			if (anchor_is_ranges(s, at)) {
 				anchor_set(s, A_RANGES, at, ANCHOR_SIGNATURE);
@@ -117,7 +117,7 @@ static void find_ranges(struct anchor_search *s)
 	}
 }
 
-/* ---- Sum of code -------------------------------------------------------------------------- */
+/* ---- Sum of code ------------------------------------------------------------------- */
 
 /* Sum of code lengths, current and old, over one code index's module table. */
 static uint64_t code_sum(const struct anchor_search *s, uint64_t table)
@@ -135,14 +135,13 @@ static uint64_t code_sum(const struct anchor_search *s, uint64_t table)
 
 		if (i % 1024 == 0 &&
 		    (!anchor_u64(s, segs + i / 1024 * 8, &seg) ||
-		     !anchor_read(s, seg, slots,
-				  8 * (entries - i < 1024 ? entries - i : 1024))))
+		     !anchor_read(s, seg, slots, 8 * (entries - i < 1024 ? entries - i : 1024))))
 			return 0;
-		if (!anchor_read(s, slots[i % 1024] + (uint64_t)l->Module__curr_code_length.offset,
+		if (!anchor_peek(s, slots[i % 1024] + (uint64_t)l->Module__curr_code_length.offset,
 				 &length, 4))
 			return 0;
 		sum += length;
-		if (!anchor_read(s, slots[i % 1024] + (uint64_t)l->Module__old_code_length.offset,
+		if (!anchor_peek(s, slots[i % 1024] + (uint64_t)l->Module__old_code_length.offset,
 				 &length, 4))
 			return 0;
 		sum += length;
@@ -174,8 +173,7 @@ static void find_bif_table(struct anchor_search *s)
 	 * The longest run of such entries is the table. */
 	uint64_t best = 0, best_n = 0, start = 0, stop = 0;
 
-	if (!anchor_missing(s, A_BIF_TABLE) ||
-	    !image_section(s->exe, ".text", &start, &stop))
+	if (!anchor_missing(s, A_BIF_TABLE) || !image_section(s->exe, ".text", &start, &stop))
 		return;
 	for (size_t i = 0; i < s->copy->n; i++) {
 		const struct image_piece *p = &s->copy->v[i];
@@ -219,35 +217,7 @@ void anchors_find_code(struct anchor_search *s)
 	find_bif_table(s);
 }
 
-/* ---- Atom text ------------------------------------------------------------------------------ */
-
-struct page_cache {
-	uint64_t page[PAGE_CACHE];
-	unsigned char data[PAGE_CACHE][TARGET_PAGE];
-};
-
-/* Small reads of neighbours, a system call a page. */
-static bool cached_read(const struct anchor_search *s, struct page_cache *c, uint64_t addr,
-			void *buf, size_t len)
-{
-	while (len) {
-		uint64_t page = addr & ~(TARGET_PAGE - 1);
-		size_t slot = page / TARGET_PAGE % PAGE_CACHE, off = addr - page;
-		size_t here = TARGET_PAGE - off < len ? TARGET_PAGE - off : len;
-
-		if (c->page[slot] != page) {
-			c->page[slot] = 0;
-			if (!anchor_read(s, page, c->data[slot], TARGET_PAGE))
-				return false;
-			c->page[slot] = page;
-		}
-		memcpy(buf, c->data[slot] + off, here);
-		buf = (char *)buf + here;
-		addr += here;
-		len -= here;
-	}
-	return true;
-}
+/* ---- Atom text --------------------------------------------------------------------- */
 
 /* Bytes of text of all atoms that are not the emulator's own: those of
  * erl_atom_names[] keep their text in the image and are not counted, up to 27
@@ -256,18 +226,13 @@ static bool atom_text_sum(const struct anchor_search *s, uint64_t *sum)
 {
 	const struct layout *l = s->l;
 	uint64_t table = s->a->v[A_ATOM_TABLE].addr, segs, slots[1024];
-	struct page_cache *c;
 	uint32_t entries;
-	bool ok = false;
 
 	*sum = 0;
 	if (!table || !layout_has(l->Atom__len) ||
 	    !anchor_read(s, table + (uint64_t)l->IndexTable__entries.offset, &entries, 4) ||
 	    !anchor_u64(s, table + (uint64_t)l->IndexTable__seg_table.offset, &segs) ||
 	    entries > ATOMS_MAX)
-		return false;
-	c = calloc(1, sizeof(*c));
-	if (!c)
 		return false;
 	for (uint32_t i = 0; i < entries; i++) {
 		uint64_t seg, name = 0;
@@ -276,64 +241,65 @@ static bool atom_text_sum(const struct anchor_search *s, uint64_t *sum)
 		if (i % 1024 == 0 &&
 		    (!anchor_u64(s, segs + i / 1024 * 8, &seg) ||
 		     !anchor_read(s, seg, slots, 8 * (entries - i < 1024 ? entries - i : 1024))))
-			goto out;
-		if (!cached_read(s, c, slots[i % 1024] + (uint64_t)l->Atom__len.offset, &len, 2))
-			goto out;
+			return false;
+		if (!anchor_peek(s, slots[i % 1024] + (uint64_t)l->Atom__len.offset, &len, 2))
+			return false;
 		if (!layout_has(l->Atom__u_bin)) {
 			if (!layout_has(l->Atom__name) ||
-			    !cached_read(s, c, slots[i % 1024] + (uint64_t)l->Atom__name.offset,
-					 &name, 8))
-				goto out;
+			    !anchor_peek(s, slots[i % 1024] + (uint64_t)l->Atom__name.offset, &name,
+					 8))
+				return false;
 			if (image_holds(s->exe, name))
 				continue;
 		}
 		*sum += len;
 	}
-	ok = true;
-out:
-	free(c);
-	return ok;
+	return true;
 }
 
 static void find_atom_text(struct anchor_search *s)
 {
 	/* AtomText of atom.c, 23 to 27: a next pointer and 32 KiB of text. */
 	const uint64_t chunk = 32768 + 8;
-	uint64_t table = s->a->v[A_ATOM_TABLE].addr, sum, at, value;
+	uint64_t table = s->a->v[A_ATOM_TABLE].addr, sum, used = 0, near, n;
+	uint64_t w[2 * COUNTER_NEAR / 8];
+	const struct image_piece *p;
 
-	if (!table || (!anchor_missing(s, A_ATOM_TEXT_USED) &&
-		       !anchor_missing(s, A_ATOM_TEXT_RESERVED)))
+	if (!table ||
+	    (!anchor_missing(s, A_ATOM_TEXT_USED) && !anchor_missing(s, A_ATOM_TEXT_RESERVED)))
 		return;
-	/* Atoms may come while we count; two sums a moment apart tell. */
-	for (int try = 0; try < 3 && anchor_missing(s, A_ATOM_TEXT_USED); try++) {
-		if (!atom_text_sum(s, &sum) || !sum)
+	p = image_copy_data(s->copy, table);
+	if (!p)
+		return;
+	near = table - p->start > COUNTER_NEAR ? table - COUNTER_NEAR : p->start;
+	n = (p->end - near < sizeof(w) ? p->end - near : sizeof(w)) / 8;
+	/* Atoms may come while we count: the statics are read after the sum, and
+	 * what does not agree is counted again. */
+	for (int try = 0; try < 3 && !used; try++) {
+		if (try)
+			anchor_peek_afresh(s);
+		if (!atom_text_sum(s, &sum) || !sum || !anchor_read(s, near, w, 8 * n))
 			return;
-		for (at = table - COUNTER_NEAR; at < table + COUNTER_NEAR; at += 8)
-			if (image_copy_data(s->copy, at) && anchor_u64(s, at, &value) &&
-			    value == sum) {
-				anchor_set(s, A_ATOM_TEXT_USED, at, ANCHOR_SIGNATURE);
-				break;
-			}
+		for (uint64_t i = 0; i < n && !used; i++)
+			if (w[i] == sum)
+				used = near + 8 * i;
 	}
-	at = s->a->v[A_ATOM_TEXT_USED].addr;
-	if (!at)
+	if (!used)
 		return;
+	anchor_set(s, A_ATOM_TEXT_USED, used, ANCHOR_SIGNATURE);
 	if (layout_has(s->l->Atom__u_bin)) {
 		/* 28 and later: what is used is what is reserved. */
-		anchor_set(s, A_ATOM_TEXT_RESERVED, at, ANCHOR_DERIVED);
+		anchor_set(s, A_ATOM_TEXT_RESERVED, used, ANCHOR_DERIVED);
 		return;
 	}
-	sum = 0;
-	anchor_u64(s, at, &sum);
-	for (at = table - COUNTER_NEAR; at < table + COUNTER_NEAR; at += 8)
-		if (image_copy_data(s->copy, at) && anchor_u64(s, at, &value) && value &&
-		    value % chunk == 0 && value >= sum && value - sum < sum / 8 + 4 * chunk) {
-			anchor_set(s, A_ATOM_TEXT_RESERVED, at, ANCHOR_SIGNATURE);
+	for (uint64_t i = 0; i < n; i++)
+		if (w[i] && w[i] % chunk == 0 && w[i] >= sum && w[i] - sum < sum / 8 + 4 * chunk) {
+			anchor_set(s, A_ATOM_TEXT_RESERVED, near + 8 * i, ANCHOR_SIGNATURE);
 			return;
 		}
 }
 
-/* ---- ETS ------------------------------------------------------------------------------------ */
+/* ---- ETS --------------------------------------------------------------------------- */
 
 #define LOCKS_NEAR 32768 /* 256 locks of a cache line lie between its statics */
 
@@ -352,14 +318,14 @@ static uint64_t name_table_bucket(const struct anchor_search *s, uint64_t addr)
 	uint64_t nil = nil_term(s), w[256];
 	unsigned empty = 0, i;
 
-	if (!anchor_pointer(s, addr) || !anchor_read(s, addr, w, sizeof(w)))
+	if (!anchor_peek(s, addr, w, sizeof(w)))
 		return 0;
 	for (i = 0; i < 128; i++) {
 		uint64_t name = w[2 * i], tb = w[2 * i + 1];
 
 		if (tb == 0 && name == nil)
 			empty++;
-		else if (!anchor_pointer(s, tb))
+		else if (!anchor_heap_pointer(s, tb))
 			break;
 	}
 	if (i == 128 && empty >= 64)
@@ -370,7 +336,7 @@ static uint64_t name_table_bucket(const struct anchor_search *s, uint64_t addr)
 
 		if (w[4 * i] == self + 8 && w[4 * i + 1] >> 32 == 1)
 			empty++;
-		else if (!anchor_pointer(s, w[4 * i]))
+		else if (!anchor_heap_pointer(s, w[4 * i]))
 			break;
 	}
 	return i == 64 && empty >= 48 ? 32 : 0;
@@ -391,10 +357,10 @@ static uint64_t name_table_size(const struct anchor_search *s, uint64_t at, uint
 		    (mask & (mask + 1ULL)) || mask > (1U << 28))
 			continue;
 		last = table + bucket * mask;
-		if (!anchor_pointer(s, last) || !anchor_read(s, last, w, sizeof(w)))
+		if (!anchor_heap_pointer(s, last) || !anchor_read(s, last, w, sizeof(w)))
 			continue;
-		if (bucket == 16 ? (w[0] == nil) == !w[1] && (!w[1] || anchor_pointer(s, w[1]))
-				 : w[0] == last + 8 || anchor_pointer(s, w[0]))
+		if (bucket == 16 ? (w[0] == nil) == !w[1] && (!w[1] || anchor_heap_pointer(s, w[1]))
+				 : w[0] == last + 8 || anchor_heap_pointer(s, w[0]))
 			return bucket * (mask + 1ULL);
 	}
 	return 0;
@@ -411,7 +377,7 @@ static void find_ets_misc(struct anchor_search *s)
 			uint64_t ptr = 0, bucket, size, best = 0, least = UINT64_MAX, value;
 
 			image_copy_u64(s->copy, at, &ptr);
-			if (!ptr || image_holds(s->exe, ptr) || !anchor_pointer(s, ptr))
+			if (!ptr || image_holds(s->exe, ptr) || !anchor_heap_pointer(s, ptr))
 				continue;
 			bucket = name_table_bucket(s, ptr);
 			size = bucket ? name_table_size(s, at, ptr, bucket) : 0;

@@ -11,7 +11,7 @@
 /* ---- anchors_image.c: the image of beam.smp, in our memory ------------------------------- */
 
 #define IMAGE_PIECES_MAX 16
-#define IMAGE_BYTES_MAX (64ULL << 20)
+#define IMAGE_BYTES_MAX	 (64ULL << 20)
 
 /* A run of the image that is not code. */
 struct image_piece {
@@ -74,6 +74,7 @@ struct anchor_search {
 	const struct layout *l;
 	enum anchors_mode mode;
 	struct anchors *a;
+	struct anchor_pages *pages; /* set while searching: see anchor_peek() */
 };
 
 /* Finds what can be found; nothing is an error, a missing anchor says why.
@@ -88,12 +89,20 @@ bool anchor_missing(const struct anchor_search *s, enum anchor_id id);
 /* Reads of the target for recognisers; false when it cannot be read. */
 bool anchor_read(const struct anchor_search *s, uint64_t addr, void *buf, size_t len);
 bool anchor_u64(const struct anchor_search *s, uint64_t addr, uint64_t *out);
+/* The same through a small cache of pages, for searches that touch thousands of
+ * places: what it gives may be some milliseconds old. */
+bool anchor_peek(const struct anchor_search *s, uint64_t addr, void *buf, size_t len);
+void anchor_peek_afresh(const struct anchor_search *s); /* forgets what was cached */
 /* A field of a structure that lies in the copied image. */
 bool anchor_field(const struct anchor_search *s, uint64_t base, struct layout_field f,
 		  uint64_t *out);
 /* True if the address can be dereferenced by the target: readable, not in the
  * first page, 8-byte aligned. */
 bool anchor_pointer(const struct anchor_search *s, uint64_t addr);
+/* ... and into memory that was allocated: anonymous and writable. Searches
+ * follow nothing else, so that they never make a page of some library resident
+ * in the target. */
+bool anchor_heap_pointer(const struct anchor_search *s, uint64_t addr);
 
 /* ---- recognisers, by subject: each tries the anchors of its subject that are missing ------- */
 

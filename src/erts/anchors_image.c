@@ -55,8 +55,7 @@ static size_t file_read(const struct image_copy *c, uint64_t addr, void *buf, si
 
 /* One writable segment: from memory where the target has it, else from the
  * file, else zero. */
-static int piece_read(struct image_copy *c, const struct image_segment *seg,
-		      struct image_piece *p)
+static int piece_read(struct image_copy *c, const struct image_segment *seg, struct image_piece *p)
 {
 	size_t pages = (p->end - p->start) / TARGET_PAGE;
 	uint64_t *map = calloc(pages, sizeof(*map));
@@ -125,10 +124,21 @@ int image_copy_take(struct target *t, const struct mappings *maps, struct image 
 	seg = image_segments(image, &n);
 	for (size_t i = 0; i < n && ret == 0; i++) {
 		struct image_piece *p;
-		uint64_t size = seg[i].end - seg[i].start;
+		uint64_t start = seg[i].start, end = seg[i].end, size, from, to;
 
-		if (seg[i].exec || seg[i].end <= seg[i].start)
+		if (seg[i].exec)
 			continue;
+		/* Of read-only data only strings and constants, not .eh_frame or
+		 * relocations, where the section headers tell. */
+		if (!seg[i].write && image_section(image, ".rodata", &from, &to)) {
+			from &= ~(TARGET_PAGE - 1);
+			to = (to + TARGET_PAGE - 1) & ~(TARGET_PAGE - 1);
+			start = from > start ? from : start;
+			end = to < end ? to : end;
+		}
+		if (end <= start)
+			continue;
+		size = end - start;
 		if (out->n == IMAGE_PIECES_MAX || size > IMAGE_BYTES_MAX - total) {
 			ret = error_set(err, EXIT_UNSUPPORTED, -E2BIG,
 					"The executable has more data than a BEAM can have.");
@@ -136,8 +146,8 @@ int image_copy_take(struct target *t, const struct mappings *maps, struct image 
 		}
 		total += size;
 		p = &out->v[out->n];
-		p->start = seg[i].start;
-		p->end = seg[i].end;
+		p->start = start;
+		p->end = end;
 		p->write = seg[i].write;
 		p->data = calloc(1, size);
 		if (!p->data) {

@@ -24,9 +24,9 @@
 
 #include <string.h>
 
-#define MAPPER_NEAR 4096 /* bytes around one mapper where the other is looked for */
+#define MAPPER_NEAR	4096 /* bytes around one mapper where the other is looked for */
 #define DESCRIPTORS_MAX (1ULL << 30)
-#define MSEG_BYTES_MAX 16384
+#define MSEG_BYTES_MAX	16384
 
 static bool in_code(const struct anchor_search *s, uint64_t addr)
 {
@@ -137,7 +137,7 @@ static void find_mseg(struct anchor_search *s)
 			memcpy(&ptr, p->data + at, 8);
 			/* malloc'ed, aligned to a cache line, outside the image. */
 			if (!ptr || ptr % 64 || image_holds(s->exe, ptr) ||
-			    !anchor_pointer(s, ptr) || !anchor_read(s, ptr, &ix, 4) || ix)
+			    !anchor_heap_pointer(s, ptr) || !anchor_peek(s, ptr, &ix, 4) || ix)
 				continue;
 			if (anchor_is_mseg_array(s, ptr)) {
 				anchor_set(s, A_MSEG_ALLCTR, p->start + at, ANCHOR_SIGNATURE);
@@ -159,7 +159,8 @@ static uint64_t literal_mmapper(const struct anchor_search *s)
 		const char *text;
 
 		if (!image_copy_u64(s->copy, names + 8 * a, &name) ||
-		    !(text = image_copy_string(s->copy, name)) || strcmp(text, "literal_alloc") != 0)
+		    !(text = image_copy_string(s->copy, name)) ||
+		    strcmp(text, "literal_alloc") != 0)
 			continue;
 		if (!anchor_field(s, e, l->ErtsAllocatorInfo_t__alloc_util, &util) || !util ||
 		    !anchor_field(s, e, l->ErtsAllocatorInfo_t__thr_spec, &spec) || spec ||

@@ -24,10 +24,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INSTANCES_MAX 2048  /* instances of an allocator: schedulers + 1 + dirty */
-#define SCHEDULERS_MAX 1024 /* ERTS_MAX_NO_OF_SCHEDULERS */
+#define INSTANCES_MAX	2048 /* instances of an allocator: schedulers + 1 + dirty */
+#define SCHEDULERS_MAX	1024 /* ERTS_MAX_NO_OF_SCHEDULERS */
 #define STRING_HITS_MAX 64
-#define WORD_HITS_MAX 256
+#define WORD_HITS_MAX	256
 
 unsigned anchor_n_allocators(const struct layout *l)
 {
@@ -64,7 +64,7 @@ static bool in_code(const struct anchor_search *s, uint64_t addr)
 	return false;
 }
 
-/* ---- Names ---------------------------------------------------------------------------- */
+/* ---- Names ------------------------------------------------------------------------- */
 
 /* The address of an array of string pointers that begins with these two. */
 static uint64_t find_names(const struct anchor_search *s, const char *first, const char *second)
@@ -92,7 +92,7 @@ static uint64_t find_names(const struct anchor_search *s, const char *first, con
 	return 0;
 }
 
-/* ---- Allocators ------------------------------------------------------------------------- */
+/* ---- Allocators -------------------------------------------------------------------- */
 
 /* True if `allctr` is an Allctr_t of allocator `no`. */
 static bool is_allctr(const struct anchor_search *s, uint64_t allctr, unsigned no)
@@ -192,8 +192,7 @@ static bool is_allctrs(const struct anchor_search *s, uint64_t addr)
 		for (unsigned f = 0; f < 3; f++) {
 			uint64_t fn;
 
-			if (!image_copy_u64(s->copy, addr + 32 * a + 8 * f, &fn) ||
-			    !in_code(s, fn))
+			if (!image_copy_u64(s->copy, addr + 32 * a + 8 * f, &fn) || !in_code(s, fn))
 				return false;
 		}
 	return true;
@@ -211,8 +210,7 @@ void anchors_find_allocators(struct anchor_search *s)
 		anchor_set(s, A_A2AD, find_names(s, "invalid_allocator", "sys_alloc"),
 			   ANCHOR_SIGNATURE);
 	if (anchor_missing(s, A_N2TD))
-		anchor_set(s, A_N2TD, find_names(s, "invalid_type", "undefined"),
-			   ANCHOR_SIGNATURE);
+		anchor_set(s, A_N2TD, find_names(s, "invalid_type", "undefined"), ANCHOR_SIGNATURE);
 
 	if (anchor_missing(s, A_ALLCTR_THR_SPEC) && l->size_ErtsAllocatorThrSpec_t) {
 		uint64_t len = n * l->size_ErtsAllocatorThrSpec_t;
@@ -223,7 +221,7 @@ void anchors_find_allocators(struct anchor_search *s)
 			if (anchor_field(s, e, l->ErtsAllocatorThrSpec_t__enabled, &enabled) &&
 			    enabled == 1 &&
 			    anchor_field(s, e, l->ErtsAllocatorThrSpec_t__allctr, &ptr) &&
-			    anchor_pointer(s, ptr) && anchor_is_thr_spec(s, at)) {
+			    anchor_heap_pointer(s, ptr) && anchor_is_thr_spec(s, at)) {
 				anchor_set(s, A_ALLCTR_THR_SPEC, at, ANCHOR_SIGNATURE);
 				break;
 			}
@@ -262,7 +260,7 @@ void anchors_find_allocators(struct anchor_search *s)
 	}
 }
 
-/* ---- Hash and index tables -------------------------------------------------------------- */
+/* ---- Hash and index tables --------------------------------------------------------- */
 
 /* The Hash part, the same in both. */
 static bool is_hash(const struct anchor_search *s, uint64_t addr, const char *name)
@@ -371,7 +369,7 @@ void anchors_find_tables(struct anchor_search *s)
 			   ANCHOR_SIGNATURE);
 }
 
-/* ---- Process and port tables ------------------------------------------------------------ */
+/* ---- Process and port tables ------------------------------------------------------- */
 
 bool anchor_is_ptab(const struct anchor_search *s, uint64_t addr, uint64_t *element_size)
 {
@@ -421,34 +419,35 @@ void anchors_find_ptabs(struct anchor_search *s)
 	}
 }
 
-/* ---- Schedulers ------------------------------------------------------------------------- */
+/* ---- Schedulers -------------------------------------------------------------------- */
 
 /* Scheduler data number `i` (from 1) of a kind at `esd`: the number fits and
  * tid is a thread. */
 static bool is_scheduler(const struct anchor_search *s, uint64_t esd, uint64_t kind, uint64_t i)
 {
 	const struct layout *l = s->l;
-	struct layout_field number = kind ? l->ErtsSchedulerData__dirty_no : l->ErtsSchedulerData__no;
+	struct layout_field number = kind ? l->ErtsSchedulerData__dirty_no
+					  : l->ErtsSchedulerData__no;
 	uint64_t no = 0, tid, self;
 	uint32_t type = 0;
 
 	if (!layout_has(number) || number.size > 8 || !layout_has(l->ErtsSchedulerData__type) ||
-	    !layout_has(l->ErtsSchedulerData__tid) || !anchor_pointer(s, esd))
+	    !layout_has(l->ErtsSchedulerData__tid) || !anchor_heap_pointer(s, esd))
 		return false;
-	if (!anchor_read(s, esd + (uint64_t)number.offset, &no, number.size) || no != i)
+	if (!anchor_peek(s, esd + (uint64_t)number.offset, &no, number.size) || no != i)
 		return false;
-	if (!anchor_read(s, esd + (uint64_t)l->ErtsSchedulerData__type.offset, &type,
+	if (!anchor_peek(s, esd + (uint64_t)l->ErtsSchedulerData__type.offset, &type,
 			 sizeof(type)) ||
 	    type != kind)
 		return false;
-	return anchor_u64(s, esd + (uint64_t)l->ErtsSchedulerData__tid.offset, &tid) &&
-	       anchor_pointer(s, tid) && anchor_u64(s, tid, &self) && self == tid;
+	return anchor_peek(s, esd + (uint64_t)l->ErtsSchedulerData__tid.offset, &tid, 8) &&
+	       anchor_heap_pointer(s, tid) && anchor_peek(s, tid, &self, 8) && self == tid;
 }
 
 void anchors_find_schedulers(struct anchor_search *s)
 {
-	static const enum anchor_id ids[] = {A_SCHEDULER_DATA, A_DIRTY_CPU_SCHEDULER_DATA,
-					     A_DIRTY_IO_SCHEDULER_DATA};
+	static const enum anchor_id ids[] = { A_SCHEDULER_DATA, A_DIRTY_CPU_SCHEDULER_DATA,
+					      A_DIRTY_IO_SCHEDULER_DATA };
 	uint64_t at;
 
 	for (uint64_t kind = 0; kind < 3; kind++) {

@@ -31,10 +31,10 @@
 
 #include "erts/allocator.h"
 
-#define UNKNOWN UINT64_MAX
-#define INDEXES_MAX 8
+#define UNKNOWN	       UINT64_MAX
+#define INDEXES_MAX    8
 #define SCHEDULERS_MAX 1024
-#define FIX_TYPES_MAX 64
+#define FIX_TYPES_MAX  64
 
 static void because(struct vm_memory *out, const char *why)
 {
@@ -46,12 +46,13 @@ static unsigned code_indexes(const struct vm *vm)
 {
 	const struct layout *l = vm->layout;
 
-	return layout_has_const(l->num_code_ix) && l->num_code_ix > 0 && l->num_code_ix <= INDEXES_MAX
+	return layout_has_const(l->num_code_ix) && l->num_code_ix > 0 &&
+			       l->num_code_ix <= INDEXES_MAX
 		       ? (unsigned)l->num_code_ix
 		       : 3;
 }
 
-/* ---- Tables -------------------------------------------------------------------------------- */
+/* ---- Tables ------------------------------------------------------------------------ */
 
 /* hash_table_sz() and index_table_sz() of hash.c and index.c. */
 struct table_size {
@@ -145,7 +146,8 @@ static int ranges_size(struct vm *vm, uint64_t *out)
 	for (unsigned i = 0; i < code_indexes(vm); i++) {
 		uint64_t n;
 
-		if (vm_read_field(vm, addr + i * l->size_code_ranges, l->code_ranges__allocated, &n))
+		if (vm_read_field(vm, addr + i * l->size_code_ranges, l->code_ranges__allocated,
+				  &n))
 			return -EFAULT;
 		*out += n * l->size_code_range;
 	}
@@ -188,13 +190,15 @@ static void code_memory(struct vm *vm, struct vm_memory *out, uint64_t loaded)
 		because(out, "code: the export tables were not found");
 	else if (ranges_size(vm, &ranges))
 		because(out, "code: the table of code ranges was not found");
-	else if (staged_funs ? tables_read(vm, A_FUN_TABLE, &funs) || !l->size_ErlFunEntry
-			     : !vm->anchors.v[A_FUN_TABLE].addr ||
-				       table_read(vm, vm->anchors.v[A_FUN_TABLE].addr, false, &funs))
+	else if (staged_funs
+			 ? tables_read(vm, A_FUN_TABLE, &funs) || !l->size_ErlFunEntry
+			 : !vm->anchors.v[A_FUN_TABLE].addr ||
+				   table_read(vm, vm->anchors.v[A_FUN_TABLE].addr, false, &funs))
 		because(out, "code: the table of funs was not found");
 	else {
 		/* fun_list exists from 28 on; before, fun entries are not counted. */
-		fun_bytes = staged_funs ? funs.index + funs.entries * staged_bytes(vm, l->size_ErlFunEntry)
+		fun_bytes = staged_funs ? funs.index + funs.entries *
+							       staged_bytes(vm, l->size_ErlFunEntry)
 					: funs.hash;
 		out->code = modules + exports.index +
 			    exports.entries * staged_bytes(vm, l->size_Export) + ranges +
@@ -223,7 +227,7 @@ static void atom_memory(struct vm *vm, struct vm_memory *out)
 		out->atom_used = t.index + used;
 }
 
-/* ---- Process table --------------------------------------------------------------------------- */
+/* ---- Process table ----------------------------------------------------------------- */
 
 /* erts_ptab_mem_size() of erl_ptab.c. */
 static uint64_t ptab_bytes(struct vm *vm, enum anchor_id id)
@@ -237,13 +241,14 @@ static uint64_t ptab_bytes(struct vm *vm, enum anchor_id id)
 	return max * 8 + (free_ids ? max * 4 : 0);
 }
 
-/* ---- Fixed-size blocks ------------------------------------------------------------------------ */
+/* ---- Fixed-size blocks ------------------------------------------------------------- */
 
 /* The types that erlang.erl's get_fix_proc/2 takes for processes. */
 static bool is_process_type(const char *name)
 {
-	static const char *const names[] = {"proc",	 "monitor",   "link",	   "msg_ref",
-					    "ll_ptimer", "hl_ptimer", "bif_timer", "accessor_bif_timer"};
+	static const char *const names[] = { "proc",	  "monitor",	       "link",
+					     "msg_ref",	  "ll_ptimer",	       "hl_ptimer",
+					     "bif_timer", "accessor_bif_timer" };
 
 	for (size_t i = 0; name && i < sizeof(names) / sizeof(names[0]); i++)
 		if (strcmp(name, names[i]) == 0)
@@ -261,7 +266,7 @@ static int fix_add(struct vm *vm, const struct alloc_instance *in, uint64_t *all
 	uint64_t fix, pool, stride = l->size_ErtsAlcFixList_t;
 	uint64_t n = layout_has_const(l->fix_types) ? (uint64_t)l->fix_types : 0;
 	unsigned char copy[FIX_TYPES_MAX * 128];
-	unsigned char seen[FIX_TYPES_MAX] = {0};
+	unsigned char seen[FIX_TYPES_MAX] = { 0 };
 	uint64_t base = UINT64_MAX;
 
 	if (!stride || !n || n > FIX_TYPES_MAX || stride * n > sizeof(copy) ||
@@ -306,7 +311,7 @@ static int fix_add(struct vm *vm, const struct alloc_instance *in, uint64_t *all
 	return 0;
 }
 
-/* ---- erlang:memory() --------------------------------------------------------------------------- */
+/* ---- erlang:memory() --------------------------------------------------------------- */
 
 static const char *refused(const struct vm *vm, const struct allocators *a)
 {
@@ -331,7 +336,7 @@ static void all_unknown(struct vm_memory *out)
 
 void vm_memory_read(struct vm *vm, const struct allocators *a, struct vm_memory *out)
 {
-	uint64_t blocks[ALLOC_TYPES] = {0}, total = 0, fix_all = 0, fix_used = 0, value;
+	uint64_t blocks[ALLOC_TYPES] = { 0 }, total = 0, fix_all = 0, fix_used = 0, value;
 	uint64_t ptab = ptab_bytes(vm, A_PROC), loaded = UNKNOWN;
 	unsigned eheap = 0, binary = 0, ets = 0, test = 0;
 	const char *off;
@@ -341,7 +346,8 @@ void vm_memory_read(struct vm *vm, const struct allocators *a, struct vm_memory 
 	off = vm->n_alloc ? refused(vm, a) : "sys_alloc";
 	if (off) {
 		snprintf(out->why, sizeof(out->why),
-			 "%s is off (+Mea, +M<S>e); erlang:memory() itself raises notsup then", off);
+			 "%s is off (+Mea, +M<S>e); erlang:memory() itself raises notsup then",
+			 off);
 		return;
 	}
 	for (unsigned t = 1; t < vm->n_alloc && t < ALLOC_TYPES; t++) {
@@ -361,7 +367,8 @@ void vm_memory_read(struct vm *vm, const struct allocators *a, struct vm_memory 
 		for (unsigned t = 1; t < ALLOC_TYPES; t++)
 			blocks[t] += in->mbcs.blocks_size_of[t] + in->sbcs.blocks_size_of[t] +
 				     in->pool.blocks_size_of[t];
-		if (in->type < vm->n_alloc && !strcmp(vm->alloc_names[in->type], "fix_alloc") && !fix)
+		if (in->type < vm->n_alloc && !strcmp(vm->alloc_names[in->type], "fix_alloc") &&
+		    !fix)
 			fix = fix_add(vm, in, &fix_all, &fix_used);
 	}
 	for (unsigned t = 1; t < ALLOC_TYPES; t++)
@@ -398,7 +405,7 @@ void vm_memory_read(struct vm *vm, const struct allocators *a, struct vm_memory 
 		out->system = out->total - out->processes;
 }
 
-/* ---- Counts ------------------------------------------------------------------------------------- */
+/* ---- Counts ------------------------------------------------------------------------ */
 
 /* erts_ptab_count() and erts_ptab_max(): one less than 2^27 at most. */
 static void ptab_count(struct vm *vm, enum anchor_id id, uint64_t *count, uint64_t *limit)
@@ -431,7 +438,8 @@ static void schedulers_count(struct vm *vm, struct vm_counts *out)
 		if (vm_read_field(vm, esd, l->ErtsSchedulerData__no, &no) || no != n + 1 ||
 		    vm_read_field(vm, esd, l->ErtsSchedulerData__type, &type) || type != 0)
 			break;
-		if (counted && vm_read_field(vm, esd, l->ErtsSchedulerData__ets_tables_count, &own) == 0)
+		if (counted &&
+		    vm_read_field(vm, esd, l->ErtsSchedulerData__ets_tables_count, &own) == 0)
 			tables += own;
 		else
 			counted = false;

@@ -30,12 +30,12 @@
 
 #include "erts/carrier.h"
 
-#define TRIES 5
-#define RANGES_MAX 65536
+#define TRIES		   5
+#define RANGES_MAX	   65536
 #define MSEG_INSTANCES_MAX 4096
-#define MSEG_BYTES_MAX 16384
-#define JIT_ENTRIES_MAX 200000
-#define CODE_RANGES_MAX 200000
+#define MSEG_BYTES_MAX	   16384
+#define JIT_ENTRIES_MAX	   200000
+#define CODE_RANGES_MAX	   200000
 
 static int range_add(struct vm_ranges *r, uint64_t start, uint64_t end, enum vm_range_kind kind)
 {
@@ -47,11 +47,11 @@ static int range_add(struct vm_ranges *r, uint64_t start, uint64_t end, enum vm_
 	if (!v)
 		return -ENOMEM;
 	r->v = v;
-	v[r->n++] = (struct vm_range){.start = start, .end = end, .kind = kind};
+	v[r->n++] = (struct vm_range){ .start = start, .end = end, .kind = kind };
 	return 0;
 }
 
-/* ---- mseg --------------------------------------------------------------------------------- */
+/* ---- mseg -------------------------------------------------------------------------- */
 
 static bool copy_u64(const unsigned char *copy, size_t size, uint64_t at, uint64_t *out)
 {
@@ -67,7 +67,8 @@ static int cache_walk(const struct vm *vm, uint64_t addr, const unsigned char *c
 		      struct vm_ranges *r)
 {
 	const struct layout *l = vm->layout;
-	uint64_t stride = l->size_cache_t, head = (uint64_t)l->ErtsMsegAllctr_t__cache_unpowered_node.offset;
+	uint64_t stride = l->size_cache_t,
+		 head = (uint64_t)l->ErtsMsegAllctr_t__cache_unpowered_node.offset;
 	uint64_t last = (uint64_t)l->ErtsMsegAllctr_t__cache_free.offset, cached;
 	uint64_t first = (uint64_t)l->ErtsMsegAllctr_t__cache.offset;
 	uint64_t slots = l->ErtsMsegAllctr_t__cache.size / stride, n = 0;
@@ -81,7 +82,8 @@ static int cache_walk(const struct vm *vm, uint64_t addr, const unsigned char *c
 		for (uint64_t step = 0;; step++) {
 			uint64_t start, bytes;
 
-			if (step > slots || !copy_u64(copy, size, at + (uint64_t)l->cache_t__next.offset, &next))
+			if (step > slots ||
+			    !copy_u64(copy, size, at + (uint64_t)l->cache_t__next.offset, &next))
 				return -EAGAIN;
 			if (next == addr + head)
 				break;
@@ -110,9 +112,9 @@ static int mseg_read(struct vm *vm, struct vm_ranges *r)
 	int ret = 0;
 
 	if (!var) {
-		snprintf(r->why, sizeof(r->why), "%s", vm->anchors.v[A_MSEG_ALLCTR].why
-							       ? vm->anchors.v[A_MSEG_ALLCTR].why
-							       : "no mseg state found");
+		snprintf(r->why, sizeof(r->why), "%s",
+			 vm->anchors.v[A_MSEG_ALLCTR].why ? vm->anchors.v[A_MSEG_ALLCTR].why
+							  : "no mseg state found");
 		return 0;
 	}
 	if (!size || size > MSEG_BYTES_MAX || stride < size || !l->size_cache_t ||
@@ -157,14 +159,14 @@ end:
 	if (ret == 0 && i < 2)
 		snprintf(r->why, sizeof(r->why), "the mseg state could not be read");
 	else if (ret == 0 && torn)
-		snprintf(r->why, sizeof(r->why), "%u of %u mseg caches changed while they were read",
-			 torn, i);
+		snprintf(r->why, sizeof(r->why),
+			 "%u of %u mseg caches changed while they were read", torn, i);
 	else if (ret == 0)
 		r->mseg_known = true;
 	return ret;
 }
 
-/* ---- Super carriers ------------------------------------------------------------------------ */
+/* ---- Super carriers ---------------------------------------------------------------- */
 
 static int mapper_read(struct vm *vm, enum anchor_id id, enum vm_range_kind kind,
 		       struct vm_ranges *r)
@@ -189,7 +191,7 @@ static int mapper_read(struct vm *vm, enum anchor_id id, enum vm_range_kind kind
 	return 0;
 }
 
-/* ---- JIT code ------------------------------------------------------------------------------ */
+/* ---- JIT code ---------------------------------------------------------------------- */
 
 struct code_maps {
 	struct vm *vm;
@@ -267,7 +269,7 @@ static bool same_file(const struct mapping *a, const struct mapping *b)
 static int code_read(struct vm *vm, struct vm_ranges *r)
 {
 	const struct mappings *m = vm->maps;
-	struct code_maps c = {.vm = vm};
+	struct code_maps c = { .vm = vm };
 	int ret = 0;
 
 	if (!vm->jit)
@@ -304,7 +306,7 @@ static int code_read(struct vm *vm, struct vm_ranges *r)
 	return ret;
 }
 
-/* ---- All ------------------------------------------------------------------------------------ */
+/* ---- All --------------------------------------------------------------------------- */
 
 static int by_address(const void *a, const void *b)
 {

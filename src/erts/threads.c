@@ -21,9 +21,9 @@ static const struct {
 	enum anchor_id id;
 	const char *role;
 } kinds[] = {
-	{A_SCHEDULER_DATA, "scheduler"},
-	{A_DIRTY_CPU_SCHEDULER_DATA, "dirty cpu"},
-	{A_DIRTY_IO_SCHEDULER_DATA, "dirty io"},
+	{ A_SCHEDULER_DATA, "scheduler" },
+	{ A_DIRTY_CPU_SCHEDULER_DATA, "dirty cpu" },
+	{ A_DIRTY_IO_SCHEDULER_DATA, "dirty io" },
 };
 
 /* The pthread_t of element `i` of kind `kind` (ErtsSchedType), 0 if it is none. */

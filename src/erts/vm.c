@@ -16,8 +16,8 @@
  * (debug, lock checking, lock counting), with symbols or without.
  *
  * A table serves a major release. A release that has no table gets the others
- * tried under all checks and is served only when exactly one passes; else
- * beamray says what is missing instead of guessing.
+ * of its flavour tried under all checks and is served only when exactly one
+ * passes; else beamray says what is missing instead of guessing.
  */
 #include "erts/vm.h"
 
@@ -34,7 +34,7 @@
 #include "target/escape.h"
 
 #define CHECKS_MAX 256
-#define NAMES_MAX 1024 /* alloc types: 248 on 29 */
+#define NAMES_MAX  1024 /* alloc types: 248 on 29 */
 #define BANNER_MAX 256
 
 bool vm_check_add(struct vm *vm, bool ok, const char *what, const char *fmt, ...)
@@ -58,7 +58,7 @@ bool vm_check_add(struct vm *vm, bool ok, const char *what, const char *fmt, ...
 	return ok;
 }
 
-/* ---- Banner ------------------------------------------------------------------------------- */
+/* ---- Banner ------------------------------------------------------------------------ */
 
 /* Copies digits and dots; false when there are none. */
 static bool version_copy(char *dst, size_t size, const char *src, bool dots)
@@ -76,9 +76,9 @@ static bool version_copy(char *dst, size_t size, const char *src, bool dots)
 int vm_banner_read(const struct image_copy *c, struct vm_banner *out)
 {
 	static const char start[] = "Erlang/OTP ";
-	static const char *const refused[] = {"[debug-compiled]",   "[lock-checking]",
-					      "[lock-counting]",    "[valgrind-compiled]",
-					      "[address-sanitizer]", "[32-bit]"};
+	static const char *const refused[] = { "[debug-compiled]",    "[lock-checking]",
+					       "[lock-counting]",     "[valgrind-compiled]",
+					       "[address-sanitizer]", "[32-bit]" };
 	uint64_t at = 0;
 
 	memset(out, 0, sizeof(*out));
@@ -113,9 +113,9 @@ static const char *refused_by_symbols(struct vm *vm, const struct image_copy *c)
 	static const struct {
 		const char *symbol, *word;
 	} flags[] = {
-		{"etp_debug_compiled", "debug-compiled"},
-		{"etp_lock_check", "lock-checking"},
-		{"etp_lock_count", "lock-counting"},
+		{ "etp_debug_compiled", "debug-compiled" },
+		{ "etp_lock_check", "lock-checking" },
+		{ "etp_lock_count", "lock-counting" },
 	};
 
 	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
@@ -129,7 +129,7 @@ static const char *refused_by_symbols(struct vm *vm, const struct image_copy *c)
 	return NULL;
 }
 
-/* ---- Names -------------------------------------------------------------------------------- */
+/* ---- Names ------------------------------------------------------------------------- */
 
 /* Copies an array of string pointers up to its NULL, escaped. */
 static int names_read(const struct image_copy *c, uint64_t array, unsigned max, char ***out,
@@ -170,7 +170,7 @@ static void names_free(char ***v, unsigned *n)
 	*n = 0;
 }
 
-/* ---- Layouts ------------------------------------------------------------------------------ */
+/* ---- Layouts ----------------------------------------------------------------------- */
 
 /* Debug info of this very binary, completed from the table of its release. */
 static struct layout *layout_of_debuginfo(struct vm *vm, const struct layout *base)
@@ -255,8 +255,6 @@ static int layout_choose(struct vm *vm, const struct image_copy *copy,
 			   : 0;
 	}
 	own = layout_find(major, flavor);
-	if (!own)
-		own = layout_find(major, NULL);
 	if (!opts->no_debuginfo) {
 		vm->layout_own = layout_of_debuginfo(vm, own);
 		if (vm->layout_own) {
@@ -284,7 +282,10 @@ static int layout_choose(struct vm *vm, const struct image_copy *copy,
 	for (size_t i = 0; i < layout_count(); i++) {
 		const struct layout *l = layout_at(i);
 
-		if (l == own || layout_try(vm, copy, l, mode) != 0)
+		/* The JIT's structures and the emulator's differ in places that
+		 * no check looks at: a table of the other flavour would pass. */
+		if (l == own || (strcmp(l->flavor, "jit") == 0) != vm->jit ||
+		    layout_try(vm, copy, l, mode) != 0)
 			continue;
 		passed++;
 		found = l;
@@ -310,13 +311,13 @@ static int layout_choose(struct vm *vm, const struct image_copy *copy,
 				: "no table of another release fits");
 }
 
-/* ---- Opening ------------------------------------------------------------------------------ */
+/* ---- Opening ----------------------------------------------------------------------- */
 
 int vm_open_opts(struct target *t, const struct mappings *maps, struct images *images,
 		 const struct vm_open_opts *opts, struct vm **out, struct error *err)
 {
 	static const struct vm_open_opts none;
-	struct image_copy copy = {.fd = -1};
+	struct image_copy copy = { .fd = -1 };
 	struct vm_banner banner;
 	const char *refused;
 	struct vm *vm;
@@ -354,10 +355,11 @@ int vm_open_opts(struct target *t, const struct mappings *maps, struct images *i
 	vm->jit = banner.jit;
 	refused = banner.refused[0] ? banner.refused : refused_by_symbols(vm, &copy);
 	if (refused) {
-		ret = error_set(err, EXIT_UNSUPPORTED, -ENOTSUP,
-				"This VM (OTP %s) is a special build (%s): its structures differ from "
-				"those of every released one.",
-				vm->otp_release, refused);
+		ret = error_set(
+			err, EXIT_UNSUPPORTED, -ENOTSUP,
+			"This VM (OTP %s) is a special build (%s): its structures differ from "
+			"those of every released one.",
+			vm->otp_release, refused);
 		goto fail;
 	}
 	ret = layout_choose(vm, &copy, opts, err);

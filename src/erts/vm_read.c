@@ -21,7 +21,7 @@
 
 /* MAX_ATOM_SZ_LIMIT of atom.h: 255 characters of four bytes. */
 #define ATOM_TEXT_MAX (4 * 255)
-#define INDEX_SHIFT 10 /* INDEX_PAGE_SHIFT of index.h, every release */
+#define INDEX_SHIFT   10 /* INDEX_PAGE_SHIFT of index.h, every release */
 
 /* Read-only data of the executable, from its file: true whether its page is
  * resident or not, and nothing becomes resident by asking. */
@@ -70,7 +70,7 @@ static bool word_sized(struct layout_field f)
 
 int vm_read_field(struct vm *vm, uint64_t base, struct layout_field f, uint64_t *out)
 {
-	unsigned char bytes[8] = {0};
+	unsigned char bytes[8] = { 0 };
 	int ret;
 
 	*out = 0;

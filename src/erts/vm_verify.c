@@ -18,8 +18,8 @@
 
 #include "erts/vm_private.h"
 
-#define TRIES 5
-#define SAMPLES 64
+#define TRIES	      5
+#define SAMPLES	      64
 #define INSTANCES_MAX 2048
 
 /* Sizes that symbols claim, where there are symbols with sizes. */
@@ -31,12 +31,12 @@ static unsigned check_symbol_sizes(struct vm *vm)
 		const char *name;
 		uint64_t size;
 	} want[] = {
-		{"erts_invalid_process", l->size_Process},
-		{"erts_proc", l->size_ErtsPTab},
-		{"erts_atom_table", l->size_IndexTable},
-		{"erts_allctrs_info", n_alloc * l->size_ErtsAllocatorInfo_t},
-		{"erts_allctr_thr_spec", n_alloc * l->size_ErtsAllocatorThrSpec_t},
-		{"erts_dflt_mmapper", l->size_ErtsMemMapper},
+		{ "erts_invalid_process", l->size_Process },
+		{ "erts_proc", l->size_ErtsPTab },
+		{ "erts_atom_table", l->size_IndexTable },
+		{ "erts_allctrs_info", n_alloc * l->size_ErtsAllocatorInfo_t },
+		{ "erts_allctr_thr_spec", n_alloc * l->size_ErtsAllocatorThrSpec_t },
+		{ "erts_dflt_mmapper", l->size_ErtsMemMapper },
 	};
 	unsigned seen = 0, failed = 0;
 
@@ -58,7 +58,7 @@ static unsigned check_symbol_sizes(struct vm *vm)
 	return failed;
 }
 
-/* ---- Allocators --------------------------------------------------------------------------- */
+/* ---- Allocators -------------------------------------------------------------------- */
 
 struct instances {
 	unsigned found, named, lists, good_lists;
@@ -107,10 +107,10 @@ static void check_instance(struct vm *vm, const struct anchor_search *s, uint64_
 	if (!layout_has(l->Carrier_t__allctr) || !layout_has(l->Carrier_t__prev))
 		return;
 	for (int i = 0; i < 2; i++) {
-		struct layout_field list =
-			i ? l->Allctr_t__sbc_list_first : l->Allctr_t__mbc_list_first;
-		bool empty = true, good = layout_has(list) &&
-					  carrier_leads_back(s, allctr, list, &empty);
+		struct layout_field list = i ? l->Allctr_t__sbc_list_first
+					     : l->Allctr_t__mbc_list_first;
+		bool empty = true,
+		     good = layout_has(list) && carrier_leads_back(s, allctr, list, &empty);
 
 		if (empty && good)
 			continue;
@@ -124,7 +124,7 @@ static unsigned check_allocators(struct vm *vm, const struct anchor_search *s)
 	const struct layout *l = s->l;
 	uint64_t info = vm->anchors.v[A_ALLCTRS_INFO].addr;
 	uint64_t specs = vm->anchors.v[A_ALLCTR_THR_SPEC].addr;
-	struct instances n = {0};
+	struct instances n = { 0 };
 	unsigned failed = 0;
 
 	if (!info || vm->n_alloc < 2) {
@@ -168,7 +168,7 @@ static unsigned check_allocators(struct vm *vm, const struct anchor_search *s)
 	return failed;
 }
 
-/* ---- Tables ------------------------------------------------------------------------------- */
+/* ---- Tables ------------------------------------------------------------------------ */
 
 static unsigned check_atoms(struct vm *vm, const struct anchor_search *s)
 {
@@ -178,7 +178,8 @@ static unsigned check_atoms(struct vm *vm, const struct anchor_search *s)
 	if (ok)
 		anchor_field(s, table, s->l->IndexTable__entries, &entries);
 	return !vm_check_add(vm, ok, "atoms", "%s",
-			     ok ? "atom 0 is false, atom 1 is true" : "no table with false and true");
+			     ok ? "atom 0 is false, atom 1 is true"
+				: "no table with false and true");
 }
 
 static unsigned check_ptabs(struct vm *vm, const struct anchor_search *s)
@@ -270,7 +271,8 @@ static unsigned check_jit(struct vm *vm)
 		return 0;
 	/* OTP 24 may describe its code otherwise: not a reason to refuse. */
 	vm_check_add(vm, true, "JIT", "%s",
-		     found ? "the debug descriptor leads to its code" : "no debug descriptor found");
+		     found ? "the debug descriptor leads to its code"
+			   : "no debug descriptor found");
 	return 0;
 }
 
