@@ -423,7 +423,8 @@ static void make_disjoint(struct finder *f)
 {
 	size_t i, n = 0;
 
-	qsort(f->v, f->n, sizeof(*f->v), by_addr);
+	if (f->n)
+		qsort(f->v, f->n, sizeof(*f->v), by_addr);
 	for (i = 0; i < f->n; i++) {
 		while (n && f->v[n - 1].addr + f->v[n - 1].h.size > f->v[i].addr) {
 			f->out->overlaps++;
