@@ -29,7 +29,10 @@
  *
  * The target runs meanwhile. A header that does not fit is read again, first
  * from the last window's beginning, then from windows before; an arena whose
- * free lists do not agree is walked again. Every attempt starts from sums as
+ * free lists do not agree is walked again. A thread that was preempted in the
+ * middle of malloc leaves a place torn for longer than any retry: then the walk
+ * goes on at the next chunk that a tcache or fastbin names, and leaves a gap.
+ * Every attempt starts from sums as
  * they were, and whatever is never explained ends as `other_resident`: the
  * three sums of a region are always its resident bytes.
  */
@@ -42,10 +45,12 @@
 
 #define WINDOW_MIN   (64ULL << 10)
 #define WINDOW_MAX   TARGET_READ_MAX
-#define CHECKPOINTS  8
-#define WINDOW_TRIES 5	/* readings of one place before going further back */
+#define CHECKPOINTS  4
+#define WINDOW_TRIES 3	/* readings of one place before going further back */
+#define GAPS_MAX     256 /* places that one walk of a heap passes over */
 #define TOP_MOVES    64 /* that one walk follows */
 #define ARENA_TRIES  5
+#define HEAP_TRIES   100 /* top and system_mem move together only at rest */
 #define ARENA_RETRY_BYTES (256ULL << 20) /* arenas above this are not walked five times */
 #define HEAPS_MAX    65536
 
@@ -78,6 +83,8 @@ struct walk {
 	struct tally at, checkpoint[CHECKPOINTS];
 	unsigned checkpoints, tries;
 	uint64_t furthest; /* window so far: progress ends a series of tries */
+	uint64_t resume;   /* where to begin while no chunk waits */
+	unsigned gaps;
 	uint64_t bytes;	   /* read, for the budget of retries */
 	uint64_t back_bytes; /* of which because the walk went back */
 	const char *why;
@@ -337,6 +344,22 @@ static size_t cached_from(const struct cached_chunks *c, uint64_t addr)
 	return lo;
 }
 
+/* Gives up the chunk that waits and goes on behind `at`, at a place that a
+ * tcache or fastbin names. */
+static bool walk_resume(struct walk *w, uint64_t at, uint64_t stop)
+{
+	size_t i = cached_from(w->cached, at + 1);
+
+	if (w->v->fatal || i == w->cached->n || w->cached->v[i].chunk >= stop ||
+	    w->gaps++ >= GAPS_MAX)
+		return false;
+	w->resume = w->cached->v[i].chunk;
+	w->at.pending = w->at.previous_free = false;
+	w->at.cached = i;
+	w->checkpoints = w->tries = 0;
+	return true;
+}
+
 /* From heap->first to its end. Leaves the sums in w->at, also when it stops
  * midway (then it returns false and w->why says so). */
 static bool heap_chunks(struct walk *w, struct heap *heap)
@@ -347,6 +370,8 @@ static bool heap_chunks(struct walk *w, struct heap *heap)
 	w->checkpoints = w->tries = w->top_moves = 0;
 	w->furthest = w->back_bytes = 0;
 	w->window_len = 0;
+	w->resume = heap->first;
+	w->gaps = 0;
 	w->at.pending = w->at.previous_free = false;
 	w->at.hole = hole_from(w->v, heap->start);
 	w->at.cached = cached_from(w->cached, heap->start);
@@ -356,7 +381,7 @@ static bool heap_chunks(struct walk *w, struct heap *heap)
 		uint64_t size, flags;
 		bool good;
 
-		at = t->pending ? t->chunk + t->size : heap->first;
+		at = t->pending ? t->chunk + t->size : w->resume;
 		stop = heap->last ? heap->top : heap->end - CHUNK_HEADER;
 		good = header_read(w, at, heap->end, word);
 		size = word[1] & ~SIZE_BITS;
@@ -383,13 +408,14 @@ static bool heap_chunks(struct walk *w, struct heap *heap)
 				w->why = "the brk heap is shared with another user of sbrk";
 			if (at == stop && top_follow(w, heap))
 				continue;
-			if (w->v->fatal || !walk_back(w)) {
-				if (!w->why)
-					w->why = "chunk headers do not fit each other";
-				t->pending = false;
-				return false;
-			}
-			continue;
+			if (walk_back(w))
+				continue;
+			if (!w->why)
+				w->why = "chunk headers do not fit each other";
+			if (walk_resume(w, at, stop))
+				continue;
+			t->pending = false;
+			return false;
 		}
 		t->chunk = at;
 		t->size = size;
@@ -406,16 +432,18 @@ static bool heap_chunks(struct walk *w, struct heap *heap)
 	} else {
 		w->at.used_resident += walk_resident(w, stop, heap->end);
 	}
-	return true;
+	return !w->gaps;
 }
 
 /* Main's one heap, or an arena's chain of heaps, newest first. The count, 0
- * with a reason when it does not hold together. */
+ * with a reason when it does not hold together. `loose`: top is just being moved
+ * and need not end where the heap does. */
 static size_t heaps_read(struct heap_view *v, uint64_t arena, const uint8_t *copy, bool main,
-			 struct heap **out, uint64_t *used, const char **why)
+			 bool loose, struct heap **out, uint64_t *used, const char **why)
 {
 	uint64_t top = heap_word(copy, v->state->top), at = top & ~(HEAP_MAX - 1), size;
 	uint64_t system_mem = heap_word(copy, v->state->system_mem), sum = 0;
+	uint64_t mark = 0;
 	size_t n = 0, room = 0;
 
 	*out = NULL;
@@ -427,6 +455,8 @@ static size_t heaps_read(struct heap_view *v, uint64_t arena, const uint8_t *cop
 	if (main) {
 		uint64_t base = mp_field(v, v->par->sbrk_base, 8);
 
+		if (loose && system_mem <= HEAP_MAX + (top - base)) /* top's size is off */
+			size = base + system_mem - top;
 		if (base + system_mem != top + size || base > top || top + size < top ||
 		    (top + size) >> 47 || top < ((base + 15) & ~15ULL) ||
 		    !heap_mapped(v, base, 1)) {
@@ -449,8 +479,10 @@ static size_t heaps_read(struct heap_view *v, uint64_t arena, const uint8_t *cop
 		if (heap_read(v, at, info, sizeof(info)) < 0 || info[0] != arena ||
 		    info[2] > HEAP_MAX || info[2] < TARGET_PAGE || info[2] % TARGET_PAGE ||
 		    info[3] < info[2] || info[3] > HEAP_MAX || info[1] & (HEAP_MAX - 1) ||
-		    (sum += info[2]) > system_mem)
+		    ((sum += info[2]) > system_mem && !loose) || at == mark)
 			goto bad;
+		if (!(n & (n - 1))) /* a cycle comes back to the last power of two */
+			mark = at;
 		if (n == room) {
 			struct heap *bigger;
 
@@ -476,12 +508,12 @@ static size_t heaps_read(struct heap_view *v, uint64_t arena, const uint8_t *cop
 		size_t i;
 
 		if (arena < oldest->start || (info_size != 32 && info_size != 48) ||
-		    top + size != (*out)[0].end)
+		    (top + size != (*out)[0].end && !loose))
 			goto bad;
 		for (i = 0; i < n; i++)
 			(*out)[i].first += info_size;
 		oldest->first = (arena + v->state->size + 15) & ~15ULL;
-		if (top < (*out)[0].first)
+		if (top < (*out)[0].first || top >= (*out)[0].end)
 			goto bad;
 	}
 	*used = sum;
@@ -546,6 +578,7 @@ struct attempt {
 	bool structure; /* heaps hold together */
 	bool walked;	/* every chunk of every heap */
 	bool agreed;	/* and the free lists */
+	uint64_t other; /* resident bytes that could not be told */
 	uint64_t bytes;
 };
 
@@ -554,6 +587,14 @@ static void attempt_free(struct attempt *a)
 	free(a->heaps);
 	free(a->regions);
 	*a = (struct attempt){ 0 };
+}
+
+static bool attempt_better(const struct attempt *a, const struct attempt *b)
+{
+	int rank_a = a->structure + a->walked + a->agreed;
+	int rank_b = b->structure + b->walked + b->agreed;
+
+	return rank_a > rank_b || (rank_a == rank_b && a->other <= b->other);
 }
 
 static void arena_say(struct libc_arena *a, const char *why)
@@ -581,16 +622,19 @@ static void arena_try(struct heap_view *v, uint64_t addr, struct walk *w, struct
 	const char *why = NULL;
 	bool main = addr == v->main_arena;
 	uint64_t used = 0;
-	unsigned bin;
+	unsigned bin, attempt;
 	size_t i;
 
 	a->arena = (struct libc_arena){ .addr = addr };
-	if (heap_read(v, addr, copy, v->state->size) < 0) {
-		arena_say(&a->arena, "the arena cannot be read");
-		return;
+	for (attempt = 0; attempt < HEAP_TRIES && !a->n && !v->fatal; attempt++) {
+		if (heap_read(v, addr, copy, v->state->size) < 0) {
+			arena_say(&a->arena, "the arena cannot be read");
+			return;
+		}
+		a->n = heaps_read(v, addr, copy, main, attempt >= HEAP_TRIES / 2, &a->heaps,
+				  &used, &why);
 	}
 	a->arena.system_mem = heap_word(copy, v->state->system_mem);
-	a->n = heaps_read(v, addr, copy, main, &a->heaps, &used, &why);
 	if (!a->n) {
 		arena_say(&a->arena, why);
 		return;
@@ -658,6 +702,7 @@ static void arena_try(struct heap_view *v, uint64_t addr, struct walk *w, struct
 		region->used_resident = w->at.used_resident - used_before;
 		region->free_resident = w->at.free_resident - free_before;
 		region->other_resident = all - region->used_resident - region->free_resident;
+		a->other += region->other_resident;
 		if (heap->last)
 			a->arena.top_bytes = heap->end - heap->top;
 	}
@@ -714,8 +759,7 @@ int arena_walk(struct heap_view *v, uint64_t addr, unsigned index,
 	for (attempt = 0; attempt < ARENA_TRIES && !v->fatal; attempt++) {
 		arena_try(v, addr, &w, &a, &cached, tcaches);
 		spent += a.bytes;
-		if (!attempt || a.structure + a.walked + a.agreed >=
-					best.structure + best.walked + best.agreed) {
+		if (!attempt || attempt_better(&a, &best)) {
 			attempt_free(&best);
 			best = a;
 			a = (struct attempt){ 0 };

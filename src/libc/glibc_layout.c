@@ -23,6 +23,7 @@
 #include <string.h>
 
 #define SEGMENT_MAX  (16ULL << 20) /* bytes of one image's data that are searched */
+#define BIN_TRIES    64
 #define MP_TRIES     16		   /* top moves while we look */
 
 /* malloc/malloc.c, struct malloc_state. Without fastbins from 2.43 on, where
@@ -118,11 +119,12 @@ static bool bin_verify(struct heap_view *v, const struct state_layout *state, ui
 	return back == head && forward == head;
 }
 
-bool arena_verify(struct heap_view *v, const struct state_layout *state, uint64_t addr,
-		  const uint8_t *copy)
+/* How many of its bins verify. */
+static unsigned bins_verify(struct heap_view *v, const struct state_layout *state, uint64_t addr,
+			    const uint8_t *copy)
 {
 	uint64_t top = heap_word(copy, state->top);
-	unsigned bin;
+	unsigned bin, good = 0;
 
 	/* Most words that are not an arena fail here without a read. */
 	for (bin = 0; bin < BINS; bin++) {
@@ -130,14 +132,28 @@ bool arena_verify(struct heap_view *v, const struct state_layout *state, uint64_
 		uint64_t fd = heap_word(copy, at), bk = heap_word(copy, at + 8);
 
 		if (!fd || !bk || (fd | bk) & 7 || (fd | bk) >> 47)
-			return false;
+			return 0;
 	}
 	if (top & 15 || !heap_mapped(v, top, CHUNK_MIN))
-		return false;
-	for (bin = 0; bin < BINS; bin++)
-		if (!bin_verify(v, state, addr, copy, bin))
+		return 0;
+	for (bin = 0; bin < BINS && !v->fatal; bin++)
+		good += bin_verify(v, state, addr, copy, bin);
+	return good;
+}
+
+bool arena_verify(struct heap_view *v, const struct state_layout *state, uint64_t addr,
+		  const uint8_t *copy)
+{
+	uint8_t again[MALLOC_STATE_MAX];
+	unsigned good = bins_verify(v, state, addr, copy), attempt;
+
+	/* A busy arena has a few bins that move just now. */
+	for (attempt = 0; good < BINS && good > BINS / 2 && attempt < BIN_TRIES; attempt++) {
+		if (heap_read(v, addr, again, state->size) < 0)
 			return false;
-	return true;
+		good = bins_verify(v, state, addr, again);
+	}
+	return good == BINS;
 }
 
 ssize_t arena_ring(struct heap_view *v, const struct state_layout *state, uint64_t main_arena,

@@ -49,7 +49,7 @@ struct holder {
 
 static struct holder holders[THREADS_MAX + 1]; /* in .bss: malloc must not hold them */
 static size_t per_thread;
-static pthread_barrier_t done;
+static pthread_barrier_t started, done;
 static int churning;
 static char out_buffer[1 << 16], info_buffer[1 << 16], info_text[1 << 18];
 
@@ -128,6 +128,9 @@ static void *hold(void *arg)
 		pthread_attr_getstack(&attr, &h->stack, &h->stack_size);
 		pthread_attr_destroy(&attr);
 	}
+	/* What a thread needs for itself it has, before anything counts as freed. */
+	h->live[h->n_live++] = malloc(100);
+	pthread_barrier_wait(&started);
 	fill(h);
 	pthread_barrier_wait(&done);
 	while (churning) {
@@ -246,6 +249,7 @@ int main(int argc, char **argv)
 	mallinfo2_function = (struct info2(*)(void))dlsym(RTLD_DEFAULT, "mallinfo2");
 	mallinfo_function = (struct info1(*)(void))dlsym(RTLD_DEFAULT, "mallinfo");
 	churning = !strcmp(mode, "churn");
+	pthread_barrier_init(&started, NULL, n + 1);
 	pthread_barrier_init(&done, NULL, n + 1);
 	if (!strcmp(mode, "noncontiguous"))
 		brk_block();
@@ -253,20 +257,18 @@ int main(int argc, char **argv)
 		holders[i].number = i;
 		holders[i].random = 88172645463325252ULL + i * 7919;
 	}
-	fill(&holders[n]);
 	if (!strcmp(mode, "sbrk") && sbrk(8192) == (void *)-1)
 		abort();
+	fill(&holders[n]);
 	for (i = 0; i < n; i++)
 		if (pthread_create(&holders[i].thread, NULL, hold, &holders[i]) != 0)
 			abort();
-	/* pthread_create() took some of what had been freed: free some more. */
+	pthread_barrier_wait(&started);
+	/* The threads took some of what had been freed: free some more. */
 	for (k = 0, holders[n].n_gone = 0; k < per_thread / 4; k++)
 		release(&holders[n], random_next(&holders[n]) % holders[n].n_live);
 	pthread_barrier_wait(&done);
 	usleep(100000); /* the others reach pause() */
-	if (!strcmp(mode, "sbrk")) /* main's heap goes on behind the stranger */
-		for (i = 0; i < 200; i++)
-			holders[n].live[holders[n].n_live++] = malloc(1000);
 	if (!churning) {
 		for (i = 0; i < n; i++) /* another thread's chunks into main's tcache */
 			for (k = 0; k < 20; k++)
