@@ -27,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "erts/carrier.h"
 
@@ -61,8 +62,19 @@ static bool copy_u64(const unsigned char *copy, size_t size, uint64_t at, uint64
 	return true;
 }
 
-/* One instance's cached segments, from a copy of it. Returns how many there
- * are, or -EAGAIN when the copy contradicts itself (it was being changed). */
+/* A slot of the cache that holds a segment. */
+static bool slot_read(const struct layout *l, const unsigned char *copy, size_t size, uint64_t at,
+		      uint64_t *start, uint64_t *bytes)
+{
+	return copy_u64(copy, size, at + (uint64_t)l->cache_t__seg.offset, start) &&
+	       copy_u64(copy, size, at + (uint64_t)l->cache_t__size.offset, bytes) && *start &&
+	       *start % TARGET_PAGE == 0 && *bytes && *bytes % TARGET_PAGE == 0 &&
+	       *start + *bytes > *start;
+}
+
+/* One instance's cached segments, from a copy of it. Returns 0, -EAGAIN when the
+ * copy contradicts itself (it was being changed), or -ENOENT when it is no cache
+ * at all: a list head that leads out of the instance. */
 static int cache_walk(const struct vm *vm, uint64_t addr, const unsigned char *copy, size_t size,
 		      struct vm_ranges *r)
 {
@@ -74,32 +86,47 @@ static int cache_walk(const struct vm *vm, uint64_t addr, const unsigned char *c
 	uint64_t slots = l->ErtsMsegAllctr_t__cache.size / stride, n = 0;
 
 	if (!vm_field(copy, size, l->ErtsMsegAllctr_t__cache_size, &cached) || cached > slots)
-		return -EAGAIN;
+		return -ENOENT;
 	/* The list heads lie between the slots and cache_free. */
 	for (; head + stride <= last; head += stride) {
-		uint64_t at = head, next;
+		uint64_t at = head, next, start, bytes;
 
 		for (uint64_t step = 0;; step++) {
-			uint64_t start, bytes;
-
 			if (step > slots ||
 			    !copy_u64(copy, size, at + (uint64_t)l->cache_t__next.offset, &next))
 				return -EAGAIN;
+			if (at == head && (next < addr + first || next >= addr + last + stride))
+				return -ENOENT;
 			if (next == addr + head)
 				break;
 			at = next - addr;
 			if (at < first || (at - first) / stride >= slots || (at - first) % stride ||
-			    !copy_u64(copy, size, at + (uint64_t)l->cache_t__seg.offset, &start) ||
-			    !copy_u64(copy, size, at + (uint64_t)l->cache_t__size.offset, &bytes) ||
-			    start % TARGET_PAGE || !bytes || bytes % TARGET_PAGE ||
-			    start + bytes < start)
+			    !slot_read(l, copy, size, at, &start, &bytes))
 				return -EAGAIN;
 			if (range_add(r, start, start + bytes, VM_RANGE_MSEG_CACHE))
 				return -ENOMEM;
 			n++;
 		}
 	}
-	return n == cached ? (int)n : -EAGAIN;
+	return n == cached ? 0 : -EAGAIN;
+}
+
+/* Of an instance that never stood still: what its slots hold. A free slot is
+ * cleared (mseg_cache_clear_node()), so that at worst a segment is among them
+ * that has just become a carrier or has gone. */
+static int cache_salvage(const struct vm *vm, const unsigned char *copy, size_t size,
+			 struct vm_ranges *r)
+{
+	const struct layout *l = vm->layout;
+	uint64_t at = (uint64_t)l->ErtsMsegAllctr_t__cache.offset, start, bytes;
+	uint64_t end = at + l->ErtsMsegAllctr_t__cache.size;
+
+	for (; at + l->size_cache_t <= end; at += l->size_cache_t)
+		if (slot_read(l, copy, size, at, &start, &bytes) &&
+		    mappings_cover(vm->maps, start, bytes) &&
+		    range_add(r, start, start + bytes, VM_RANGE_MSEG_CACHE))
+			return -ENOMEM;
+	return 0;
 }
 
 static int mseg_read(struct vm *vm, struct vm_ranges *r)
@@ -126,43 +153,45 @@ static int mseg_read(struct vm *vm, struct vm_ranges *r)
 	if (!copy)
 		return -ENOMEM;
 	for (i = 0; i < MSEG_INSTANCES_MAX && ret == 0; i++) {
+		/* Microseconds are enough where a thread is in the middle of a
+		 * change, milliseconds where it has been scheduled away there. */
+		static const unsigned pause_us[TRIES] = { 0, 0, 100, 1000, 4000 };
 		size_t before = r->n;
 		int try;
 
 		for (try = 0; try < TRIES; try++) {
 			uint64_t ix;
-			int got;
 
+			if (pause_us[try])
+				usleep(pause_us[try]);
 			r->n = before;
 			if (vm_read(vm, array + i * stride, copy, size) ||
 			    !vm_field(copy, size, l->ErtsMsegAllctr_t__ix, &ix) || ix != i)
 				goto end; /* behind the last one */
-			got = cache_walk(vm, array + i * stride, copy, size, r);
-			if (got >= 0)
+			ret = cache_walk(vm, array + i * stride, copy, size, r);
+			if (ret != -EAGAIN)
 				break;
-			if (got != -EAGAIN) {
-				ret = got;
-				break;
-			}
 		}
-		if (try == TRIES) {
+		if (ret == -ENOENT) {
 			r->n = before;
+			goto end;
+		}
+		if (ret == -EAGAIN) {
+			r->n = before;
+			ret = cache_salvage(vm, copy, size, r);
 			torn++;
-			/* What follows the array may pass for an index by chance,
-			 * but not for a cache. */
-			if (i > 0 && torn > 1)
-				break;
 		}
 	}
 end:
 	free(copy);
+	ret = ret == -ENOENT ? 0 : ret;
+	r->mseg_known = ret == 0 && i >= 2; /* global, and one scheduler */
 	if (ret == 0 && i < 2)
 		snprintf(r->why, sizeof(r->why), "the mseg state could not be read");
 	else if (ret == 0 && torn)
 		snprintf(r->why, sizeof(r->why),
-			 "%u of %u mseg caches changed while they were read", torn, i);
-	else if (ret == 0)
-		r->mseg_known = true;
+			 "%u of %u mseg caches changed while they were read: taken as they looked",
+			 torn, i);
 	return ret;
 }
 
