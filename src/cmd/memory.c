@@ -17,7 +17,7 @@ static const char usage[] =
 	"  -i, --interval TIME  look again every TIME (5s, 500ms) and print what changed\n"
 	"  -c, --count N        how many looks (with -i; default: until Ctrl-C)\n"
 	"      --json           one JSON document a look (schema beamray.memory/1)\n"
-	"      --quick          counters only: carriers and heap chunks are not walked\n"
+	"      --quick          the counters of the VM and the kernel alone, no ledger\n"
 	"      --rollup         read PSS and LazyFree even on nodes above 16 GB\n"
 	"      --unit UNIT      auto, B, KiB, MiB or GiB\n"
 	"  -o, --output FILE    write there instead of to the terminal\n"

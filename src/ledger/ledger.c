@@ -573,6 +573,9 @@ static void notes_write(struct build *b)
 
 	alias = r ? r->bytes : 0;
 	note(b, "layout: %s", b->o->vm->layout_note);
+	if (l->quick)
+		note(b, "--quick: the counters of the VM and the kernel alone; there is no ledger, and "
+			"os.rss is the kernel's approximate figure");
 	if (alias)
 		note(b,
 		     "JIT code is one memory mapped twice: %.1f MiB of vm.code and %.1f MiB of "
@@ -595,7 +598,7 @@ static void notes_write(struct build *b)
 		note(b, "the process table has %llu slots (%.1f MiB): sized by +P",
 		     (unsigned long long)l->counts.process_limit,
 		     MIB(l->counts.process_table_bytes));
-	if (!l->ranges->mseg_known)
+	if (!l->quick && !l->ranges->mseg_known)
 		note(b,
 		     "the VM's segment cache was not found (%s): anonymous memory without an owner is "
 		     "unattributed, not native.mmap",
@@ -607,10 +610,6 @@ static void notes_write(struct build *b)
 		     l->libc->malloc_name);
 	else if (l->libc && l->libc->why[0])
 		note(b, "libc heap: %s", l->libc->why);
-	if (!l->libc)
-		note(b,
-		     "--quick: carriers are split by their counters, and native memory, which was "
-		     "not looked at, is unattributed");
 	if (c->torn)
 		note(b,
 		     "%llu of %zu carriers kept changing while they were read: split by their own "
@@ -619,6 +618,8 @@ static void notes_write(struct build *b)
 	if (c->lost_bytes > g->rss / 1000)
 		note(b, "carriers of %.1f MiB are in the VM's counters but were not found",
 		     MIB(c->lost_bytes));
+	if (l->quick)
+		return;
 	if (residency_method(l->res) == ZERO_PAGES_COUNTED)
 		note(b, "zero pages cannot be told from others on this kernel without "
 			"CAP_SYS_ADMIN: memory that was only read counts as resident");
@@ -629,40 +630,46 @@ static void notes_write(struct build *b)
 		note(b, "%.1f MiB were unmapped while we looked: unattributed", MIB(g->vanished));
 }
 
+static void rows_build(struct build *b)
+{
+	claims_collect(b);
+	if (!b->failed)
+		claims_sweep(b);
+	if (!b->failed)
+		credit_all(b);
+	free(b->claims);
+	b->claims = NULL;
+	if (!b->failed)
+		row_get(b, "unattributed");
+	if (!b->failed)
+		lazyfree_spread(b);
+	if (b->failed)
+		return;
+	qsort(b->g->rows, b->g->n, sizeof(*b->g->rows), row_order);
+	b->g->unattributed = b->g->rows[b->g->n - 1].bytes;
+}
+
 int ledger_build(const struct observer *o, const struct look *l, struct ledger **out,
 		 struct error *err)
 {
 	struct build b = { .o = o, .l = l };
 	uint64_t missing, torn_bytes = 0;
-	struct ledger_row *r;
 	size_t i;
 
 	*out = NULL;
 	b.g = calloc(1, sizeof(*b.g));
 	if (!b.g)
 		return -ENOMEM;
-	b.g->rss = residency_total(l->res);
-	claims_collect(&b);
-	if (!b.failed)
-		claims_sweep(&b);
-	if (!b.failed)
-		credit_all(&b);
-	free(b.claims);
-	if (!b.failed)
-		row_get(&b, "unattributed");
+	b.g->rss = l->quick ? l->os.rss : residency_total(l->res);
+	if (!l->quick)
+		rows_build(&b);
 	if (!b.failed)
 		allocators_sum(&b);
-	if (!b.failed)
-		lazyfree_spread(&b);
 	if (!b.failed) {
-		qsort(b.g->rows, b.g->n, sizeof(*b.g->rows), row_order);
-		r = &b.g->rows[b.g->n - 1];
-		b.g->unattributed = r->bytes;
 		for (i = 0; i < l->carriers->n; i++)
 			if (l->carriers->v[i].torn)
 				torn_bytes += l->carriers->v[i].resident;
-		/* a quick look leaves native memory out on purpose */
-		missing = (l->libc ? b.g->unattributed : 0) + torn_bytes + l->carriers->lost_bytes;
+		missing = b.g->unattributed + torn_bytes + l->carriers->lost_bytes;
 		b.g->complete = missing <= b.g->rss / 100;
 		notes_write(&b);
 	}

@@ -28,8 +28,8 @@ struct ledger_allocator {
 };
 
 struct ledger {
-	uint64_t rss; /* == sum of rows[].bytes, always */
-	struct ledger_row *rows; /* largest first; "unattributed" always there, last */
+	uint64_t rss; /* == sum of rows[].bytes; of a quick look the kernel's figure */
+	struct ledger_row *rows; /* largest first, "unattributed" last; none of a quick look */
 	size_t n;
 	uint64_t unattributed;
 	uint64_t vanished; /* part of unattributed: unmapped while we looked */

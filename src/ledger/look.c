@@ -176,8 +176,7 @@ static int look_libc(struct look_job *j)
 	opts.pthreads = pthreads;
 	opts.n_pthreads = l->n_threads;
 	ret = 0;
-	if (!j->opts.quick)
-		ret = libc_heap_walk(o->target, l->maps, o->images, l->res, &opts, &l->libc, &j->err);
+	ret = libc_heap_walk(o->target, l->maps, o->images, l->res, &opts, &l->libc, &j->err);
 	if (ret < 0)
 		goto out;
 	n = libc_stacks_read(o->target, l->maps, o->images, l->res, pthreads, l->n_threads,
@@ -191,24 +190,46 @@ out:
 	return ret;
 }
 
-static int look_run(void *arg)
+/* The VM's counters: small, always resident, read without the picture. */
+static int look_counters(struct look_job *j)
 {
-	struct look_job *j = arg;
 	struct observer *o = j->o;
 	struct look *l = j->l;
-	struct carriers_opts copts = { .tags = !j->opts.quick,
-				       .tag_pids = j->opts.tag_pids,
-				       .statistics_only = j->opts.quick };
-	struct target_io before;
-	struct timespec t0, t1;
-	ssize_t n;
-	int ret;
+	int ret = allocators_read(o->vm, &l->allocators, &j->err);
 
-	clock_gettime(CLOCK_MONOTONIC, &t0);
-	target_io(o->target, &before);
-	ret = refresh_images(o, &j->err);
+	if (ret == 0) {
+		vm_memory_read(o->vm, l->allocators, &l->memory);
+		vm_counts_read(o->vm, &l->counts);
+	}
+	return ret;
+}
+
+static int look_quick(struct look_job *j)
+{
+	struct look *l = j->l;
+	int ret = system_memory(j->o->target, SYSTEM_ROLLUP_NEVER, &l->os, &j->err);
+
+	clock_gettime(CLOCK_REALTIME, &l->when);
+	l->quick = true;
+	l->carriers = calloc(1, sizeof(*l->carriers));
+	l->ranges = calloc(1, sizeof(*l->ranges));
+	if (!l->carriers || !l->ranges)
+		return -ENOMEM;
+	return ret < 0 ? ret : look_counters(j);
+}
+
+static int look_whole(struct look_job *j)
+{
+	struct observer *o = j->o;
+	struct look *l = j->l;
+	struct carriers_opts copts = { .tags = true, .tag_pids = j->opts.tag_pids };
+	ssize_t n;
+	int ret = refresh_images(o, &j->err);
+
 	if (ret == 0)
-		ret = system_memory(o->target, j->opts.rollup, &l->os, &j->err);
+		ret = system_memory(o->target,
+				    j->opts.rollup ? SYSTEM_ROLLUP_ALWAYS : SYSTEM_ROLLUP_AUTO,
+				    &l->os, &j->err);
 	if (ret == 0)
 		ret = mappings_read(o->target, &l->maps, &j->err);
 	clock_gettime(CLOCK_REALTIME, &l->when);
@@ -217,16 +238,12 @@ static int look_run(void *arg)
 	if (ret < 0)
 		return ret;
 
-	/* Counters first and without the picture: they are small, always resident,
-	 * and belong to the moment of the pagemap pass. The picture is then used for
-	 * everything big, so that looking never brings a page in. */
+	/* The counters belong to the moment of the pagemap pass. From here on the
+	 * picture is used for everything, so that looking never brings a page in. */
 	o->vm->res = l->res;
-	ret = allocators_read(o->vm, &l->allocators, &j->err);
-	if (ret == 0) {
-		vm_memory_read(o->vm, l->allocators, &l->memory);
-		vm_counts_read(o->vm, &l->counts);
+	ret = look_counters(j);
+	if (ret == 0)
 		ret = vm_ranges_read(o->vm, &l->ranges, &j->err);
-	}
 	if (ret == 0)
 		ret = carriers_walk(o->vm, l->allocators, &copts, &l->carriers, &j->err);
 	if (ret == 0) {
@@ -237,11 +254,25 @@ static int look_run(void *arg)
 	o->vm->res = NULL;
 	if (ret == 0)
 		ret = mappings_read(o->target, &l->maps_after, &j->err);
+	return ret;
+}
+
+static int look_run(void *arg)
+{
+	struct look_job *j = arg;
+	struct look *l = j->l;
+	struct target_io before;
+	struct timespec t0, t1;
+	int ret;
+
+	clock_gettime(CLOCK_MONOTONIC, &t0);
+	target_io(j->o->target, &before);
+	ret = j->opts.quick ? look_quick(j) : look_whole(j);
 	if (ret == 0)
-		ret = target_check(o->target, &j->err);
+		ret = target_check(j->o->target, &j->err);
 	clock_gettime(CLOCK_MONOTONIC, &t1);
 	l->seconds = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) / 1e9;
-	target_io(o->target, &l->io);
+	target_io(j->o->target, &l->io);
 	l->io.reads -= before.reads;
 	l->io.read_bytes -= before.read_bytes;
 	l->io.faults -= before.faults;

@@ -19,7 +19,8 @@ struct observer {
 	struct vm *vm;
 };
 
-struct look {
+struct look { /* a quick one: res, maps, libc are NULL, carriers and ranges empty */
+	bool quick;
 	struct timespec when; /* CLOCK_REALTIME, just before the pagemap pass */
 	double seconds;	      /* wall time the look took */
 	struct system_memory os;
@@ -39,7 +40,7 @@ struct look {
 };
 
 struct look_opts {
-	bool quick;    /* statistics only: blocks and heap chunks are not walked */
+	bool quick; /* the counters of the VM and the kernel alone: no picture, no ledger */
 	bool tag_pids; /* split tag sums by process or port (27 on) */
 	bool rollup;   /* read smaps_rollup whatever the size */
 };

@@ -47,7 +47,7 @@ static json_t *os_json(const struct look *l, const struct ledger *g)
 	json_object_set_new(j, "swap", number(l->os.swap));
 	json_object_set_new(j, "page_tables", number(l->os.page_tables));
 	json_object_set_new(j, "vmsize", number(l->os.vmsize));
-	json_object_set_new(j, "zero_pages", number(residency_zero(l->res)));
+	json_object_set_new(j, "zero_pages", l->res ? number(residency_zero(l->res)) : json_null());
 	json_object_set_new(j, "threads", number(l->os.threads));
 	json_object_set_new(cg, "usage", number(l->os.cgroup_usage));
 	json_object_set_new(cg, "limit", number(l->os.cgroup_limit));
@@ -286,7 +286,11 @@ json_t *memory_json(const struct observer *o, const struct look *l, const struct
 			json_object_set_new(row, "lazyfree", number(r->lazyfree));
 		json_array_append_new(rows, row);
 	}
+	if (l->quick) {
+		json_decref(rows);
+		rows = json_null();
+	}
 	json_object_set_new(doc, "ledger", rows);
-	json_object_set_new(doc, "unattributed", number(g->unattributed));
+	json_object_set_new(doc, "unattributed", l->quick ? json_null() : number(g->unattributed));
 	return doc;
 }

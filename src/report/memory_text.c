@@ -116,16 +116,23 @@ static void account_table(FILE *to, const struct ledger *g, const struct memory_
 			percent(rest, g->rss));
 }
 
-static int by_resident(const void *pa, const void *pb)
+static uint64_t held_by(const struct ledger_allocator *s)
+{
+	return s->mbcs.carriers_size + s->sbcs.carriers_size + s->pool.carriers_size;
+}
+
+static int by_held(const void *pa, const void *pb)
 {
 	const struct ledger_allocator *a = *(const struct ledger_allocator *const *)pa;
 	const struct ledger_allocator *b = *(const struct ledger_allocator *const *)pb;
 
-	return a->resident != b->resident ? (a->resident > b->resident ? -1 : 1) :
-					    strcmp(a->name, b->name);
+	uint64_t x = held_by(a), y = held_by(b);
+
+	return x != y ? (x > y ? -1 : 1) : strcmp(a->name, b->name);
 }
 
-static void allocator_table(FILE *to, const struct ledger *g, const struct memory_text_opts *opts)
+static void allocator_table(FILE *to, const struct look *l, const struct ledger *g,
+			    const struct memory_text_opts *opts)
 {
 	const struct ledger_allocator **v = calloc(g->n_allocators + 1, sizeof(*v));
 	char a[32], b[32], c[32], d[32];
@@ -135,22 +142,21 @@ static void allocator_table(FILE *to, const struct ledger *g, const struct memor
 		return;
 	for (i = 0; i < g->n_allocators; i++)
 		if (g->allocators[i].alloc_util &&
-		    (opts->verbose || g->allocators[i].resident >= g->rss / 100))
+		    (opts->verbose || held_by(&g->allocators[i]) >= g->rss / 100))
 			v[n++] = &g->allocators[i];
-	qsort(v, n, sizeof(*v), by_resident);
+	qsort(v, n, sizeof(*v), by_held);
 	fprintf(to, "\n%-16s %10s %10s %5s   %11s %12s\n", "ALLOCATOR", "USED", "CARRIERS", "UTIL",
 		"FREE, RES.", "WHOLE PAGES");
 	for (i = 0; i < n; i++) {
 		const struct ledger_allocator *s = v[i];
 		uint64_t used = s->mbcs.blocks_size + s->sbcs.blocks_size + s->pool.blocks_size;
-		uint64_t held = s->mbcs.carriers_size + s->sbcs.carriers_size +
-				s->pool.carriers_size;
+		uint64_t held = held_by(s);
 
 		fprintf(to, "%-16.16s %10s %10s %4.0f%%   %11s %12s\n", s->name,
 			unit_format(a, sizeof(a), opts->unit, used),
 			unit_format(b, sizeof(b), opts->unit, held), percent(used, held),
-			unit_format(c, sizeof(c), opts->unit, s->free_resident),
-			unit_format(d, sizeof(d), opts->unit, s->whole_pages));
+			l->quick ? "-" : unit_format(c, sizeof(c), opts->unit, s->free_resident),
+			l->quick ? "-" : unit_format(d, sizeof(d), opts->unit, s->whole_pages));
 	}
 	free(v);
 }
@@ -207,9 +213,11 @@ void memory_text(FILE *to, const struct observer *o, const struct look *l,
 
 	head(to, o, l);
 	os_beside_vm(to, l, g, opts);
-	group_table(to, g, opts);
-	account_table(to, g, opts);
-	allocator_table(to, g, opts);
+	if (!l->quick) {
+		group_table(to, g, opts);
+		account_table(to, g, opts);
+	}
+	allocator_table(to, l, g, opts);
 	owners(to, o, l, opts);
 	counts_line(to, l);
 	if (g->n_notes)

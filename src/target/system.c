@@ -52,14 +52,20 @@ static uint64_t kb_value(const char *text, const char *key)
 
 /* smaps_rollup -------------------------------------------------------------- */
 
-static void rollup_read(struct target *t, bool forced, struct system_memory *out)
+static void rollup_read(struct target *t, enum system_rollup rollup, struct system_memory *out)
 {
 	char text[4096];
 	size_t len = 0;
 	ssize_t n;
 	int fd, e, ret;
 
-	if (!forced && (out->rss == SYSTEM_UNKNOWN || out->rss >= ROLLUP_RSS_MAX)) {
+	if (rollup == SYSTEM_ROLLUP_NEVER) {
+		snprintf(out->rollup_reason, sizeof(out->rollup_reason),
+			 "smaps_rollup was not read");
+		return;
+	}
+	if (rollup == SYSTEM_ROLLUP_AUTO &&
+	    (out->rss == SYSTEM_UNKNOWN || out->rss >= ROLLUP_RSS_MAX)) {
 		snprintf(
 			out->rollup_reason, sizeof(out->rollup_reason),
 			"smaps_rollup holds the memory map of the process while it walks all of it, "
@@ -142,7 +148,8 @@ static uint64_t limit_value(const char *text, const char *name)
 	return end == p ? SYSTEM_UNKNOWN : v;
 }
 
-int system_memory(struct target *t, bool rollup, struct system_memory *out, struct error *err)
+int system_memory(struct target *t, enum system_rollup rollup, struct system_memory *out,
+		  struct error *err)
 {
 	uint64_t threads;
 	char *text;

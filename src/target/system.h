@@ -23,9 +23,14 @@ struct system_memory {	  /* bytes; SYSTEM_UNKNOWN where not known */
 	char cgroup_reason[128];
 };
 
-/* Reads them. smaps_rollup holds the target's mmap_lock for the whole walk, so
- * it is read only when VmRSS is below 16 GB or `rollup` is true. */
-int system_memory(struct target *t, bool rollup, struct system_memory *out, struct error *err);
+/* smaps_rollup holds the target's mmap_lock for a walk over all of its memory. */
+enum system_rollup {
+	SYSTEM_ROLLUP_AUTO, /* read when VmRSS is below 16 GB */
+	SYSTEM_ROLLUP_ALWAYS,
+	SYSTEM_ROLLUP_NEVER,
+};
+
+int system_memory(struct target *t, enum system_rollup rollup, struct system_memory *out, struct error *err);
 
 struct system_thread {
 	pid_t tid;

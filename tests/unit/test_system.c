@@ -145,7 +145,7 @@ static void test_memory(void **state)
 	struct system_memory m;
 	struct error err = { 0 };
 
-	assert_int_equal(system_memory(target, false, &m, &err), 0);
+	assert_int_equal(system_memory(target, SYSTEM_ROLLUP_AUTO, &m, &err), 0);
 	assert_int_equal(m.rss, proc_kb("status", "VmRSS") * 1024);
 	assert_int_equal(m.vmsize, proc_kb("status", "VmSize") * 1024);
 	assert_int_equal(m.swap, proc_kb("status", "VmSwap") * 1024);
@@ -170,7 +170,7 @@ static void test_unlimited(void **state)
 	if (setrlimit(RLIMIT_AS, &r) < 0)
 		skip();
 	assert_int_equal(target_open(getpid(), &t, NULL), 0);
-	assert_int_equal(system_memory(t, true, &m, NULL), 0);
+	assert_int_equal(system_memory(t, SYSTEM_ROLLUP_ALWAYS, &m, NULL), 0);
 	assert_true(m.limit_as == SYSTEM_UNLIMITED);
 	target_close(t);
 }
@@ -189,7 +189,7 @@ static void test_gone(void **state)
 	assert_int_equal(target_open(pid, &t, NULL), 0);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
-	assert_true(system_memory(t, true, &m, &err) < 0);
+	assert_true(system_memory(t, SYSTEM_ROLLUP_ALWAYS, &m, &err) < 0);
 	assert_int_equal(err.code, EXIT_GONE);
 	assert_true(system_threads(t, &th) < 0 || !th);
 	target_close(t);
@@ -383,7 +383,7 @@ static void test_real_cgroup(void **state)
 	assert_int_equal(write(ready[1], "x", 1), 1);
 	assert_int_equal(target_open(mine, &t, NULL), 0);
 	for (status = 0; status < 500; status++) {
-		assert_int_equal(system_memory(t, false, &m, NULL), 0);
+		assert_int_equal(system_memory(t, SYSTEM_ROLLUP_AUTO, &m, NULL), 0);
 		if (m.rss > 32 * MIB && m.cgroup_usage > 32 * MIB)
 			break;
 		usleep(10000);
@@ -393,7 +393,7 @@ static void test_real_cgroup(void **state)
 	assert_true(m.cgroup_usage >= 32 * MIB && m.cgroup_usage < 60 * MIB);
 	/* the inner one is the tighter */
 	assert_true(put(inner, v2 ? "memory.max" : "memory.limit_in_bytes", "83886080"));
-	assert_int_equal(system_memory(t, false, &m, NULL), 0);
+	assert_int_equal(system_memory(t, SYSTEM_ROLLUP_AUTO, &m, NULL), 0);
 	assert_int_equal(m.cgroup_limit, 83886080);
 	kill(mine, SIGKILL);
 	waitpid(mine, NULL, 0);
