@@ -53,6 +53,7 @@ static const struct {
 	{ FRAME_LIBRARY, "b", "#8fd3c4", "library" },
 	{ FRAME_KERNEL, "k", "#d8c2f0", "kernel" },
 	{ FRAME_NATIVE, "u", "#f4f4f4", "unknown" },
+	{ FRAME_CUT, "x", "#e8e8e8", "cut, repeated, joined" },
 };
 
 #define N_KINDS (sizeof(kinds) / sizeof(kinds[0]))
@@ -61,10 +62,12 @@ static size_t kind_index(enum frame_kind kind)
 {
 	size_t i;
 
-	for (i = 0; i < N_KINDS; i++)
+	if (kind == FRAME_REPEAT || kind == FRAME_JOINED)
+		kind = FRAME_CUT;
+	for (i = 0; i < N_KINDS - 1; i++)
 		if (kinds[i].kind == kind)
-			return i;
-	return N_KINDS - 1;
+			break;
+	return i;
 }
 
 /* Text in XML: what has been escaped for a terminal still has < and &. Bytes
@@ -221,9 +224,9 @@ static void put_numbers(FILE *to, const struct profile_report *r, uint64_t narro
 {
 	const struct profile *p = r->profile;
 	char total[32], other[32];
-	double share = r->n_stacks ? 100.0 * (double)r->complete / (double)r->n_stacks : 0;
+	double share = r->events ? 100.0 * (double)r->complete / (double)r->events : 0;
 
-	fprintf(to, "%s%s in %zu stacks, width is %s; %.1f%% of the stacks reach their root",
+	fprintf(to, "%s%s in %zu different stacks, width is %s; %.1f%% of events reach the root",
 		weight_format(total, sizeof(total), p, r->total),
 		r->gross ? " (gross)" : strcmp(p->kind, "growth") == 0 ? " net" : "", r->n_stacks,
 		p->unit, share);
@@ -353,9 +356,10 @@ void profile_flamegraph(FILE *to, const struct profile_report *r)
 		"text-anchor=\"end\" style=\"display:none\">Reset zoom</text>\n"
 		"<text class=\"a\" id=\"search\" role=\"button\" tabindex=\"0\" x=\"%.0f\" y=\"24\" "
 		"text-anchor=\"end\" style=\"display:none\">Search</text>\n"
-		"<text class=\"i\" id=\"found\" x=\"%.0f\" y=\"69\" text-anchor=\"end\"></text>\n"
+		"<text class=\"i\" id=\"found\" x=\"%.0f\" y=\"%.0f\" text-anchor=\"end\"></text>\n"
 		"<text class=\"i\" id=\"info\" x=\"%.0f\" y=\"%.0f\"></text>\n",
-		WIDTH - MARGIN - 60, WIDTH - MARGIN, WIDTH - MARGIN, MARGIN, d.height - 12);
+		WIDTH - MARGIN - 60, WIDTH - MARGIN, WIDTH - MARGIN, d.height - 12, MARGIN,
+		d.height - 12);
 	d.to = to;
 	d.narrow = 0;
 	walk(&d);

@@ -64,7 +64,7 @@ struct pprof {
 
 static void put(struct bytes *b, const void *data, size_t n)
 {
-	if (b->failed)
+	if (b->failed || !n)
 		return;
 	if (b->n + n > b->allocated) {
 		size_t more = b->allocated * 2 + n + 256;
@@ -263,36 +263,38 @@ static bool is_native(const struct report_name *n)
 			     n->kind == FRAME_LIBC || n->kind == FRAME_LIBRARY);
 }
 
-/* One mapping for each library. mapping[name] is filled with its number. */
+/* One mapping for each library; beam.smp first, which readers take for the
+ * program. mapping[name] is filled with its number. */
 static void put_mappings(struct pprof *p, uint64_t *mapping)
 {
 	const struct profile_report *r = p->r;
-	size_t i, seen_n = 0;
 	uint64_t *seen = calloc(r->n_names + 1, sizeof(*seen));
-	size_t k;
+	size_t i, k, seen_n = 0, pass;
 
 	if (!seen) {
 		p->error = -ENOMEM;
 		return;
 	}
-	for (i = 0; i < r->n_names && !p->error; i++) {
-		uint64_t file;
+	for (pass = 0; pass < 2; pass++)
+		for (i = 0; i < r->n_names && !p->error; i++) {
+			uint64_t file;
 
-		if (!is_native(&r->names[i]))
-			continue;
-		file = string(p, r->names[i].module);
-		for (k = 0; k < seen_n && seen[k] != file; k++)
-			;
-		mapping[i] = k + 1;
-		if (k < seen_n)
-			continue;
-		seen[seen_n++] = file;
-		p->part.n = 0;
-		put_number(&p->part, 1, k + 1);
-		put_number(&p->part, 5, file);
-		put_number(&p->part, 7, 1);
-		emit(p, PROFILE_MAPPING, &p->part);
-	}
+			if (!is_native(&r->names[i]) ||
+			    (pass == 0) != (r->names[i].kind == FRAME_ERTS))
+				continue;
+			file = string(p, r->names[i].module);
+			for (k = 0; k < seen_n && seen[k] != file; k++)
+				;
+			mapping[i] = k + 1;
+			if (k < seen_n)
+				continue;
+			seen[seen_n++] = file;
+			p->part.n = 0;
+			put_number(&p->part, 1, k + 1);
+			put_number(&p->part, 5, file);
+			put_number(&p->part, 7, 1);
+			emit(p, PROFILE_MAPPING, &p->part);
+		}
 	free(seen);
 }
 

@@ -90,7 +90,8 @@ const char *frame_kind_name(enum frame_kind kind)
 char *weight_format(char *buf, size_t size, const struct profile *p, int64_t weight)
 {
 	if (strcmp(p->unit, "bytes") == 0)
-		return unit_format_signed(buf, size, UNIT_AUTO, weight);
+		return weight < 0 ? unit_format_signed(buf, size, UNIT_AUTO, weight) :
+				    unit_format(buf, size, UNIT_AUTO, (uint64_t)weight);
 	if (strcmp(p->unit, "ns") == 0)
 		snprintf(buf, size, "%.2f s", (double)weight / 1e9);
 	else
@@ -297,7 +298,8 @@ static int add_stack(struct profile_report *r, const struct profile_stack *s,
 	out->count = s->count;
 	out->source = s;
 	r->total = add_sat(r->total, out->weight);
-	r->complete += s->complete;
+	r->events += s->count;
+	r->complete += s->complete ? s->count : 0;
 	return 0;
 }
 

@@ -67,7 +67,8 @@ struct profile_report {
 	unsigned depth;	   /* of the deepest node */
 	int64_t total;	   /* sum of the weights of the stacks */
 	int64_t negative;  /* sum of those that are not drawn, <= 0 */
-	uint64_t complete; /* stacks that reached their root */
+	uint64_t events;   /* sum of the stacks' counts */
+	uint64_t complete; /* of them, those whose stack reached its root */
 
 	struct report_index *index; /* private */
 };
