@@ -177,7 +177,6 @@ struct run {
 	__u64 start; /* page address; 0: none */
 	__u64 pages;
 	__u64 stack, process;
-	__u64 ns; /* of the last page */
 };
 
 #define STRATA 32 /* power of two */
@@ -192,6 +191,8 @@ struct stratum {
 struct thread {
 	struct thread_vm vm;
 	struct run run;
+	__u64 run_ip, run_proc; /* instruction and Process of the run's last page */
+	__u64 run_jiffies;
 	__u64 move_start, move_bytes; /* of an mremap that is under way */
 	__u64 move_to_bytes;
 	struct stratum strata[STRATA];

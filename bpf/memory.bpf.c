@@ -128,7 +128,7 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct thr
 		place->due = 0;
 	}
 	take = bucket_take(&place->due, now, limits.place_interval, limits.place_burst) ||
-	       (bpf_get_prandom_u32() & limits.random_mask) == 0;
+	       ((now * 0x9e3779b97f4a7c15ULL >> 40) & limits.random_mask) == 0;
 	if (take && bucket_take(&cpu->due, now, limits.cpu_interval, limits.cpu_burst)) {
 		stack_begin(s);
 		stack_walk(slot);
@@ -145,8 +145,7 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct thr
 	/* nothing to take over: the leaf alone */
 	cpu->v[COUNT_LEAF_ONLY]++;
 	stack_begin(s);
-	s->out.words[0] = STACK_WORD(STACK_NATIVE, s->ip & 0x7fffffffffffULL);
-	s->out.n_leaf = 1;
+	stack_leaf(slot);
 	s->out.flags = STACK_LEAF_ONLY;
 	s->out.cut = CUT_THINNED;
 	stack_send(slot);
@@ -165,42 +164,60 @@ static __always_inline void regs_take(struct scratch *s, struct pt_regs *regs)
 	s->r13 = regs->r13;
 }
 
-/* One page at `address` by the registers in the scratch area. */
-static __always_inline void page_came(__u32 slot, struct scratch *s, __u32 tid, __u64 address)
+/*
+ * One page at `address`, touched by `regs`. Most faults continue a loop that
+ * copies or clears: same instruction, same process, next page, within a tick or
+ * two. They belong to the stack of the page before, and are counted without more.
+ */
+static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 tid, __u64 address)
 {
-	__u64 page = address & ~(PAGE_BYTES - 1), now = bpf_ktime_get_ns(), stack;
+	__u64 page = address & ~(PAGE_BYTES - 1), jiffies = bpf_jiffies64();
+	__u64 begin = 0, proc = 0, ip = regs->ip, stack, stacks;
 	struct cpu_state *cpu = cpu_get();
-	__u64 stacks;
+	struct scratch *s;
 	struct thread *t;
 	struct run *run;
 
 	if (!cpu)
 		return;
-	cpu->v[COUNT_FAULTS]++;
 	stacks = cpu->v[COUNT_STACKS];
+	if ((++cpu->v[COUNT_FAULTS] & 63) == 0)
+		begin = bpf_ktime_get_ns();
 	t = thread_get(slot, tid);
 	if (!t)
 		return;
-	s->scheduler = t->vm.scheduler;
-	s->role = t->vm.role;
-	process_read(s);
-	stack = stack_for(slot, s, t, now);
+	proc = proc_read(t);
 	run = &t->run;
+	if (run->pages && page == run->start + run->pages * PAGE_BYTES && ip == t->run_ip &&
+	    proc == t->run_proc && jiffies - t->run_jiffies <= 1) {
+		run->pages++;
+		t->run_jiffies = jiffies;
+		goto out;
+	}
+	s = scratch_get(slot);
+	if (!s)
+		return;
+	regs_take(s, regs);
+	process_read(s, t, proc);
+	s->fault_page = page;
+	stack = stack_for(slot, s, t, bpf_ktime_get_ns());
+	t->run_ip = ip;
+	t->run_proc = proc;
+	t->run_jiffies = jiffies;
 	if (run->pages && page == run->start + run->pages * PAGE_BYTES && run->stack == stack &&
 	    run->process == s->process) {
 		run->pages++;
-		run->ns = now;
 	} else {
 		run_flush(t, tid);
 		run->start = page;
 		run->pages = 1;
 		run->stack = stack;
 		run->process = s->process;
-		run->ns = now;
 	}
-	if ((cpu->v[COUNT_FAULTS] & 63) == 0 && stacks == cpu->v[COUNT_STACKS]) {
+out:
+	if (begin && stacks == cpu->v[COUNT_STACKS]) {
 		cpu->v[COUNT_TIMED]++;
-		cpu->v[COUNT_TIMED_NS] += bpf_ktime_get_ns() - now;
+		cpu->v[COUNT_TIMED_NS] += bpf_ktime_get_ns() - begin;
 	}
 }
 
@@ -208,15 +225,9 @@ SEC("tp_btf/page_fault_user")
 int BPF_PROG(page_fault_user, unsigned long address, struct pt_regs *regs, unsigned long error)
 {
 	__u64 id = bpf_get_current_pid_tgid();
-	struct scratch *s;
 
-	if (!is_target(id) || address >= USER_END)
-		return 0;
-	s = scratch_get(SLOT_FAULT);
-	if (!s)
-		return 0;
-	regs_take(s, regs);
-	page_came(SLOT_FAULT, s, tid_of(id), address);
+	if (is_target(id) && address < USER_END)
+		page_came(SLOT_FAULT, regs, tid_of(id), address);
 	return 0;
 }
 
@@ -228,18 +239,13 @@ int BPF_PROG(page_fault_kernel, unsigned long address, struct pt_regs *kernel_re
 {
 	__u64 id = bpf_get_current_pid_tgid();
 	struct pt_regs *regs;
-	struct scratch *s;
 
 	if (!is_target(id) || address >= USER_END)
-		return 0;
-	s = scratch_get(SLOT_FAULT_KERNEL);
-	if (!s)
 		return 0;
 	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
 		return 0;
 	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	regs_take(s, regs);
-	page_came(SLOT_FAULT_KERNEL, s, tid_of(id), address);
+	page_came(SLOT_FAULT_KERNEL, regs, tid_of(id), address);
 	return 0;
 }
 

@@ -41,7 +41,7 @@
 
 #define CHUNK_WORDS 64
 #define CHUNK_BYTES (CHUNK_WORDS * 8)
-#define SCAN_CHUNKS 24	/* leaf part: at most so many chunks of the Erlang stack */
+#define SCAN_CHUNKS 12	/* leaf part: at most so many chunks of the Erlang stack */
 #define ROOT_CHUNKS 3	/* root part: the last so many */
 #define NATIVE_STEPS 96
 #define CODE_BYTES 24	/* looked at behind a call for the switch of stacks */
@@ -133,10 +133,12 @@ struct scratch {
 	__u64 scheduler; /* ErtsSchedulerData of the thread, 0 if it is none */
 	__u32 role;
 	__u32 depth;
+	__u32 lo, hi; /* of a search */
 	/* the Erlang process and its stack */
 	__u64 proc, process;
 	__u64 stop, heap, hend;
 	__u64 e, limit; /* what remains to be read; limit 0: not known */
+	__u64 fault_page; /* the page that is just being faulted in, 0 if none */
 	/* a repetition that is under way: `period` words before n_leaf, `matched` of the next
 	 * round have been seen */
 	__u32 period, matched, count;
@@ -218,53 +220,65 @@ static __always_inline bool emit(struct scratch *s, __u64 word)
 
 /* ---- native frames ------------------------------------------------------------- */
 
-/* Index of the module that holds ip, or -1. */
-__noinline int module_find(__u32 which, __u64 ip)
+/* Index of the module that holds ip, or -1. The bounds of both searches are kept
+ * in the scratch area: in registers the verifier would follow each of their
+ * possible ranges, hundreds of thousands of steps. */
+__noinline int module_find(__u32 slot, __u64 ip)
 {
-	struct tables *t = bpf_map_lookup_elem(&tables, &which);
-	__u32 lo = 0, hi;
+	struct scratch *s = scratch_get(slot);
+	struct tables *t;
+	__u32 which, lo;
 
+	if (!s)
+		return -1;
+	which = s->which;
+	t = bpf_map_lookup_elem(&tables, &which);
 	if (!t)
 		return -1;
-	hi = t->n_modules;
-	if (hi > UNWIND_MODULES)
-		return -1;
+	s->lo = 0;
+	s->hi = t->n_modules;
 	for (int i = 0; i < 11; i++) {
-		__u32 mid = (lo + hi) / 2;
+		__u32 mid = (s->lo + s->hi) / 2;
 
-		if (lo >= hi)
+		if (s->lo >= s->hi)
 			break;
 		if (t->modules[mid & (UNWIND_MODULES - 1)].end <= ip)
-			lo = mid + 1;
+			s->lo = mid + 1;
 		else
-			hi = mid;
+			s->hi = mid;
 	}
-	if (lo >= t->n_modules || ip < t->modules[lo & (UNWIND_MODULES - 1)].start)
+	lo = s->lo;
+	if (lo >= t->n_modules || lo >= UNWIND_MODULES || ip < t->modules[lo].start)
 		return -1;
 	return (int)lo;
 }
 
 /* Number of the rule that holds at pc among rows first .. first + n - 1. */
-__noinline int rule_find(__u32 first, __u32 n, __u32 pc)
+__noinline int rule_find(__u32 slot, __u32 first, __u32 n, __u32 pc)
 {
-	__u32 lo = first, hi = first + n;
+	struct scratch *s = scratch_get(slot);
 	struct unwind_row *r;
+	__u32 at;
 
+	if (!s)
+		return 0;
+	s->lo = first;
+	s->hi = first + n;
 	for (int i = 0; i < UNWIND_ROW_STEPS; i++) {
-		__u32 mid = lo + (hi - lo) / 2;
-
-		if (hi - lo <= 1)
+		at = s->lo + (s->hi - s->lo) / 2;
+		if (s->hi - s->lo <= 1)
 			break;
-		r = bpf_map_lookup_elem(&rows, &mid);
+		r = bpf_map_lookup_elem(&rows, &at);
 		if (!r)
 			return 0;
 		if (r->pc <= pc)
-			lo = mid;
+			s->lo = at;
 		else
-			hi = mid;
+			s->hi = at;
 	}
-	r = bpf_map_lookup_elem(&rows, &lo);
-	if (!r || r->pc > pc)
+	at = s->lo;
+	r = bpf_map_lookup_elem(&rows, &at);
+	if (!n || !r || r->pc > pc)
 		return 0;
 	return (int)r->rule;
 }
@@ -329,13 +343,13 @@ __noinline int native_step(__u32 slot)
 	pc = s->exact ? s->ip : s->ip - 1;
 	if (cfg.flavor == VM_EMULATOR && pc >= cfg.main_start && pc < cfg.main_end)
 		return STEP_MAIN;
-	at = module_find(which, pc);
+	at = module_find(slot, pc);
 	if (at < 0) {
 		cut(s, CUT_NO_MODULE);
 		return STEP_CUT;
 	}
 	m = &t->modules[at & (UNWIND_MODULES - 1)];
-	number = (__u32)rule_find(m->row_first, m->row_count, (__u32)(pc - m->base));
+	number = (__u32)rule_find(slot, m->row_first, m->row_count, (__u32)(pc - m->base));
 	rule = number ? bpf_map_lookup_elem(&rules, &number) : NULL;
 	if (!rule) {
 		cut(s, CUT_NO_RULE);
@@ -528,6 +542,14 @@ __noinline int erlang_chunk(__u32 slot)
 	if (s->limit && s->limit - e < bytes)
 		bytes = (__u32)(s->limit - e);
 	if (bytes > CHUNK_BYTES || bpf_probe_read_user(s->chunk, bytes, (const void *)e)) {
+		/* The stack grows into a new page, and this very fault brings it:
+		 * the frame that is being made has nothing in it yet. */
+		if (s->fault_page && s->fault_page == (e & ~(PAGE_BYTES - 1)) &&
+		    bytes < CHUNK_BYTES) {
+			s->fault_page = 0;
+			s->e = e + bytes;
+			return 1;
+		}
 		cut(s, CUT_READ);
 		return 0;
 	}
@@ -616,18 +638,25 @@ out:
 	return 0;
 }
 
-/* The process that the thread runs now; fills proc and process. */
-static __always_inline void process_read(struct scratch *s)
+/* The process that the thread runs now; 0 if none. */
+static __always_inline __u64 proc_read(const struct thread *t)
 {
-	s->proc = 0;
+	__u64 proc = 0;
+
+	if (!t->vm.scheduler ||
+	    read_user(&proc, 8, t->vm.scheduler + cfg.sched_current_process))
+		return 0;
+	return proc;
+}
+
+static __always_inline void process_read(struct scratch *s, const struct thread *t, __u64 proc)
+{
+	s->scheduler = t->vm.scheduler;
+	s->role = t->vm.role;
+	s->proc = proc;
 	s->process = 0;
-	if (!s->scheduler)
-		return;
-	if (read_user(&s->proc, 8, s->scheduler + cfg.sched_current_process) || !s->proc ||
-	    read_user(&s->process, 8, s->proc + cfg.proc_id)) {
-		s->proc = 0;
-		s->process = 0;
-	}
+	if (proc && read_user(&s->process, 8, proc + cfg.proc_id))
+		s->proc = s->process = 0;
 }
 
 static __always_inline bool process_stack(struct scratch *s)
@@ -795,6 +824,24 @@ __noinline int stack_walk(__u32 slot)
 		/* what lies between is not known */
 		s->out.flags &= ~STACK_COMPLETE;
 	}
+	return 0;
+}
+
+/* The leaf alone. */
+__noinline int stack_leaf(__u32 slot)
+{
+	struct scratch *s = scratch_get(slot);
+	struct tables *t;
+	__u32 which;
+
+	if (!s)
+		return 0;
+	which = s->which;
+	t = bpf_map_lookup_elem(&tables, &which);
+	if (!t)
+		return 0;
+	emit(s, STACK_WORD(in_code(t, s->ip) ? STACK_ERLANG : STACK_NATIVE,
+			   s->ip & 0x7fffffffffffULL));
 	return 0;
 }
 
