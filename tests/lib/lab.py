@@ -270,7 +270,7 @@ class Run:
 def beamray(*args, timeout=60, program=None, prefix=()):
     start = time.monotonic()
     done = subprocess.run([*prefix, program or PROGRAM, *[str(a) for a in args]],
-                          capture_output=True, text=True, errors="replace", check=False,
+                          capture_output=True, encoding="utf-8", errors="replace", check=False,
                           timeout=timeout, stdin=subprocess.DEVNULL)
     return Run(done.returncode, done.stdout, done.stderr, time.monotonic() - start)
 

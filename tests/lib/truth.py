@@ -155,14 +155,18 @@ def check_rss(tap, node, label, slack=512 * 1024):
 
 
 def vm_tags(answer):
-    """{(owner, type): (blocks, least bytes, most bytes)} of instrument's histogram."""
+    """{(owner, type): (blocks, least bytes, most bytes)} of instrument's histogram.
+
+    Slot N ends at start * 2^N since OTP 26; before that a block may be found one slot
+    lower (5,000 bytes in the one up to 4,096), so the bounds are those of both.
+    """
     start, found = answer["histogram_start"], {}
     for tag in answer["tags"]:
         least = most = 0
         last = len(tag["histogram"]) - 1
         for slot, blocks in enumerate(tag["histogram"]):
             least += blocks * (0 if slot == 0 else start << (slot - 1))
-            most += blocks * ((start << slot) if slot < last else 1 << 62)
+            most += blocks * ((start << (slot + 1)) if slot < last else 1 << 62)
         found[(tag["owner"], tag["type"])] = (tag["blocks"], least, most)
     return found
 

@@ -14,12 +14,20 @@ SECONDS = 60 if LONG else 10
 
 
 def counters(node):
-    """What the kernel counts of the target, and the work that it did."""
+    """What the kernel counts of the target, and the work that it did.
+
+    Others use this machine too, beamray among them. Time in which the busiest thread
+    was ready but had no core is therefore not counted; time in which it waited for a
+    lock of its own process (as the mmap lock, which reads take) is.
+    """
+    threads = [(task / "schedstat").read_text().split()
+               for task in Path("/proc/%d/task" % node.pid).iterdir()]
+    _, delay = max((int(spent), int(waited)) for spent, waited, _ in threads)
     fields = Path("/proc/%d/stat" % node.pid).read_text().rsplit(")", 1)[1].split()
     status = Path("/proc/%d/status" % node.pid).read_text()
     swap = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmSwap")]
     return {"minor": int(fields[7]), "major": int(fields[9]), "swap": swap[0] if swap else 0,
-            "work": node("churn", "count")}
+            "time": time.monotonic() - delay / 1e9, "work": node("churn", "count")}
 
 
 def moved(before, after):
@@ -27,8 +35,12 @@ def moved(before, after):
 
 
 def problem_of(run):
-    """None, or what is wrong with one look at a busy node."""
-    if run.code != 0:
+    """None, "incomplete", or what is wrong with one look at a busy node.
+
+    Carriers come and go while they are looked for. A look that missed more than a
+    hundredth says so (exit code 6, and why); its sums must be right all the same.
+    """
+    if run.code not in (0, 6):
         return "exit code %d: %s" % (run.code, run.err.strip()[-300:])
     look = run.json()
     total = sum(row["bytes"] for row in look["ledger"])
@@ -36,36 +48,48 @@ def problem_of(run):
         return "accounts add up to %d, os.rss is %d" % (total, look["os"]["rss"])
     if any(row["bytes"] < 0 for row in look["ledger"]):
         return "a negative account"
-    if accounts(look)["unattributed"] >= 0.01 * total:
-        return "unattributed %d of %d" % (accounts(look)["unattributed"], total)
     if look["walk"]["errors"]:
         return "walk: %r" % look["walk"]
+    if look["complete"] != (run.code == 0):
+        return "exit code %d, complete is %r" % (run.code, look["complete"])
+    if run.code == 6:
+        return "incomplete" if look["notes"] else "incomplete, and not said why"
+    if accounts(look)["unattributed"] >= 0.01 * total:
+        return "unattributed %d of %d" % (accounts(look)["unattributed"], total)
     return None
 
 
-def looks_for(node, seconds):
-    problems, count, torn, slowest = [], 0, 0, 0.0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        run = memory(node.pid, timeout=20)
-        count += 1
-        slowest = max(slowest, run.seconds)
-        problem = problem_of(run)
-        if problem:
-            problems.append(problem)
-        else:
-            torn += run.json()["walk"]["torn"]
-    return problems, count, torn, slowest
+class Looks:
+    """Looks in a loop, for so many seconds."""
+
+    def __init__(self, node, seconds):
+        self.problems, self.count, self.torn, self.incomplete, self.slowest = [], 0, 0, 0, 0.0
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            run = memory(node.pid, timeout=20)
+            self.count += 1
+            self.slowest = max(self.slowest, run.seconds)
+            problem = problem_of(run)
+            if problem == "incomplete":
+                self.incomplete += 1
+                self.why = run.json()["notes"]
+            elif problem:
+                self.problems.append(problem)
+            if run.code in (0, 6):
+                self.torn += run.json()["walk"]["torn"]
 
 
 def busy(tap, release, label):
     with Node(release) as node:
         node("churn", "start")
         time.sleep(1)
-        problems, count, torn, slowest = looks_for(node, SECONDS)
-        tap.ok("%s: %d looks at a busy node, all right (%d carriers torn, slowest %.2f s)"
-               % (label, count, torn, slowest), count > 0 and not problems,
-               "%d wrong: %s" % (len(problems), "; ".join(problems[:3])))
+        looks = Looks(node, SECONDS)
+        tap.ok("%s: %d looks at a busy node, none wrong (%d carriers torn, slowest %.2f s)"
+               % (label, looks.count, looks.torn, looks.slowest),
+               looks.count > 0 and not looks.problems,
+               "%d wrong: %s" % (len(looks.problems), "; ".join(looks.problems[:3])))
+        tap.ok("%s: %d of them incomplete" % (label, looks.incomplete),
+               looks.incomplete <= 0.25 * looks.count, looks.incomplete and looks.why)
         tap.equal("%s: the node lives" % label, node("ping"), "pong")
 
 
@@ -74,24 +98,23 @@ def unnoticed(tap, release, label):
     with Node(release, ["+S", "1:1", "+SDcpu", "1:1"]) as node:
         node("churn", "start")
         time.sleep(2)
-        quiet = {"minor": 0, "major": 0, "swap": 0, "work": 0}
+        quiet = {"minor": 0, "major": 0, "swap": 0, "work": 0, "time": 0.0}
         looked = dict(quiet)
         for _ in range(4):
             for sums, look in ((quiet, False), (looked, True)):
                 before = counters(node)
                 if look:
-                    looks_for(node, SECONDS / 8)
+                    Looks(node, SECONDS / 8)
                 else:
                     time.sleep(SECONDS / 8)
                 for key, value in moved(before, counters(node)).items():
                     sums[key] += value
         tap.note("%s quiet %r, looked at %r" % (label, quiet, looked))
-        ratio = looked["work"] / max(1, quiet["work"])
-        tap.ok("%s: does %.0f%% of the work while looked at" % (label, ratio * 100), ratio > 0.75)
-        per_quiet = quiet["minor"] / max(1, quiet["work"])
-        per_looked = looked["minor"] / max(1, looked["work"])
-        tap.ok("%s: minor faults per work %.3f, %.3f without" % (label, per_looked, per_quiet),
-               per_looked <= 1.3 * per_quiet + 0.02)
+        ratio = (looked["work"] / looked["time"]) / max(1, quiet["work"] / quiet["time"])
+        tap.ok("%s: works at %.0f%% of its speed while looked at" % (label, ratio * 100),
+               ratio > 0.75)
+        tap.ok("%s: %d minor faults, %d without looks" % (label, looked["minor"], quiet["minor"]),
+               looked["minor"] <= 1.5 * quiet["minor"] + 300)
         tap.ok("%s: no major faults, no swap because of looks" % label,
                looked["major"] <= quiet["major"] + 2 and looked["swap"] <= max(0, quiet["swap"]),
                looked)
