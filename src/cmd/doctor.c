@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "erts/natives.h"
 #include "report/doctor.h"
 #include "trace/session.h"
 
@@ -53,6 +54,7 @@ struct doctor {
 	double seconds; /* of the watch */
 	struct profile *growth;
 	struct symbols *symbols;
+	struct natives *natives; /* whose library a module's NIFs are in */
 	struct session_stats stats;
 	bool stuck; /* a read did not come back: nothing may be freed */
 };
@@ -176,6 +178,15 @@ static int trace_end(struct doctor *d, struct error *err)
 	return ret == -ENOMEM ? ret : 0;
 }
 
+static bool library_of(void *arg, uint64_t atom, char *buf, size_t size)
+{
+	struct doctor *d = arg;
+	char module[1100];
+
+	return d->natives && vm_atom(d->ob->vm, atom, module, sizeof(module)) > 0 &&
+	       natives_library(d->natives, d->ob->images, module, buf, size);
+}
+
 static int report(struct doctor *d, FILE *to)
 {
 	struct verdict_input in = { .o = d->ob, .seconds = d->seconds };
@@ -190,6 +201,10 @@ static int report(struct doctor *d, FILE *to)
 	in.trace.symbols = d->symbols;
 	in.trace.why_missing = d->no_trace_why[0] ? d->no_trace_why : NULL;
 	in.trace.lost = d->stats.lost_records;
+	in.library = library_of;
+	in.library_arg = d;
+	/* without it a finding names the module instead of the library */
+	natives_read(d->ob->vm, &d->natives, NULL);
 	opts.cpu_fraction = d->session ? d->stats.cpu_fraction : -1;
 	ret = verdict_make(&in, NULL, &v);
 	if (ret < 0)
@@ -252,6 +267,7 @@ static void doctor_free(struct doctor *d)
 		return;
 	profile_free(d->growth);
 	symbols_free(d->symbols);
+	natives_free(d->natives);
 	session_close(d->session);
 	code_close(d->code);
 	for (i = 0; i < 2; i++) {

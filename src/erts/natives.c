@@ -323,3 +323,26 @@ const struct native_function *natives_find(const struct natives *n, uint64_t add
 	}
 	return low < n->n && n->v[low].addr == addr ? &n->v[low] : NULL;
 }
+
+bool natives_library(const struct natives *n, const struct images *images, const char *module,
+		     char *buf, size_t size)
+{
+	char quoted[1200];
+	size_t len, i;
+
+	quote(quoted, sizeof(quoted), module);
+	len = strlen(quoted);
+	for (i = 0; i < n->n; i++) {
+		const char *name = n->v[i].name;
+		const struct image *im;
+
+		if (!n->v[i].nif || strncmp(name, quoted, len) != 0 || name[len] != ':')
+			continue;
+		im = images_find(images, n->v[i].addr);
+		if (!im)
+			continue;
+		escape_string(buf, size, image_name(im));
+		return true;
+	}
+	return false;
+}

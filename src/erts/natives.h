@@ -27,6 +27,11 @@ struct natives {
  * no error. -ENOMEM, -ESRCH, -ETIMEDOUT. */
 int natives_read(struct vm *vm, struct natives **out, struct error *err);
 void natives_free(struct natives *n);
+/* The file name of the library that gave `module` (text of the atom, escaped) its
+ * NIFs, escaped. False if the module has none or
+ * its library is not among the images. */
+bool natives_library(const struct natives *n, const struct images *images, const char *module,
+		     char *buf, size_t size);
 /* The function that begins exactly at `addr`, or NULL. */
 const struct native_function *natives_find(const struct natives *n, uint64_t addr);
 

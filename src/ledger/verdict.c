@@ -153,7 +153,11 @@ static void growth_set(struct judge *j, struct finding *f, int64_t bytes)
 struct blame {
 	char library[128];
 	enum finding_code code;
-	bool mmap;    /* the memory came by mmap, not by malloc */
+	enum way {
+		WAY_LIBC,    /* the stack goes through malloc and its like */
+		WAY_MMAP,    /* ... through mmap alone */
+		WAY_UNKNOWN, /* the page was touched later, by its user */
+	} way;
 	int64_t bytes;
 	const struct profile_stack *stacks[FINDING_STACKS];
 	size_t n;
@@ -210,35 +214,58 @@ static bool stack_blame(const struct judge *j, const struct profile_stack *s, st
 		 library && library->module ? library->module :
 					      "unknown");
 	out->code = nif ? FINDING_NIF_LEAK : FINDING_NATIVE_GROWTH;
-	out->mmap = mapped && !from_malloc;
+	out->way = from_malloc ? WAY_LIBC : mapped ? WAY_MMAP : WAY_UNKNOWN;
 	out->bytes = s->weight;
 	out->stacks[0] = s;
 	out->n = 1;
 	return true;
 }
 
-static size_t blames_collect(const struct judge *j, struct blame *v)
+static void blame_add(struct blame *v, size_t *n, const struct blame *one)
+{
+	size_t k, i;
+
+	for (k = 0; k < *n; k++)
+		if (strcmp(v[k].library, one->library) == 0 && v[k].way == one->way)
+			break;
+	if (k == *n) {
+		if (*n < BLAMES_MAX)
+			v[(*n)++] = *one;
+		return;
+	}
+	v[k].bytes += one->bytes;
+	for (i = 0; i < one->n && v[k].n < FINDING_STACKS; i++)
+		v[k].stacks[v[k].n++] = one->stacks[i];
+}
+
+/* A page fault's stack tells who touched the page, often long after malloc or
+ * mmap returned. The two ledgers tell where it came from: the heap and the
+ * mappings grew by so much each, and what stacks through malloc or mmap have
+ * not explained of either is the larger claim to the rest. */
+static size_t blames_collect(const struct judge *j, int64_t heap, int64_t mapped, struct blame *v)
 {
 	const struct profile *p = j->in->trace.growth;
-	size_t i, k, n = 0;
+	struct blame all[BLAMES_MAX];
+	size_t i, n_all = 0, n = 0;
 
 	for (i = 0; p && i < p->n; i++) {
 		struct blame one;
 
-		if (p->stacks[i].weight <= 0 || !stack_blame(j, &p->stacks[i], &one))
-			continue;
-		for (k = 0; k < n; k++)
-			if (strcmp(v[k].library, one.library) == 0 && v[k].mmap == one.mmap)
-				break;
-		if (k == n) {
-			if (n == BLAMES_MAX)
-				continue;
-			v[n++] = one;
-			continue;
+		if (p->stacks[i].weight > 0 && stack_blame(j, &p->stacks[i], &one))
+			blame_add(all, &n_all, &one);
+	}
+	for (i = 0; i < n_all; i++) {
+		if (all[i].way == WAY_LIBC)
+			heap -= all[i].bytes;
+		else if (all[i].way == WAY_MMAP)
+			mapped -= all[i].bytes;
+	}
+	for (i = 0; i < n_all; i++) {
+		if (all[i].way == WAY_UNKNOWN) {
+			all[i].way = mapped > heap ? WAY_MMAP : WAY_LIBC;
+			*(all[i].way == WAY_MMAP ? &mapped : &heap) -= all[i].bytes;
 		}
-		v[k].bytes += one.bytes;
-		if (v[k].n < FINDING_STACKS)
-			v[k].stacks[v[k].n++] = one.stacks[0];
+		blame_add(v, &n, &all[i]);
 	}
 	return n;
 }
@@ -254,7 +281,7 @@ static void rule_native_growth(struct judge *j)
 
 	if (!j->in->before.ledger || total < (int64_t)j->opts->native_floor)
 		return;
-	n = blames_collect(j, blames);
+	n = blames_collect(j, heap, mapped, blames);
 	for (i = 0; i < n; i++) {
 		struct blame *b = &blames[i];
 		struct finding *f;
@@ -264,7 +291,7 @@ static void rule_native_growth(struct judge *j)
 		f = finding_add(j, b->code, b->library);
 		if (!f)
 			break;
-		snprintf(f->mechanism, sizeof(f->mechanism), "%s", b->mmap ? "mmap" : "libc");
+		snprintf(f->mechanism, sizeof(f->mechanism), "%s", b->way == WAY_MMAP ? "mmap" : "libc");
 		f->bytes = (uint64_t)b->bytes;
 		growth_set(j, f, b->bytes);
 		named += b->bytes;
