@@ -270,6 +270,23 @@ static size_t blames_collect(const struct judge *j, int64_t heap, int64_t mapped
 	return n;
 }
 
+/* Stacks see page faults, ledgers see every chunk: memory that libc had free and
+ * handed out again makes no fault. Where one library alone is named for a way,
+ * and for most of it, the ledgers' figure is its figure. */
+static int64_t way_measured(const struct judge *j, const struct blame *v, size_t n,
+			    const struct blame *b, int64_t grew_by_ledger)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		if (&v[i] != b && v[i].way == b->way && v[i].bytes * 20 > b->bytes)
+			return b->bytes;
+	return grew_by_ledger > b->bytes &&
+			       (double)b->bytes >= j->opts->explained_ratio * (double)grew_by_ledger ?
+		       grew_by_ledger :
+		       b->bytes;
+}
+
 /* Rules ---------------------------------------------------------------------- */
 
 static void rule_native_growth(struct judge *j)
@@ -285,6 +302,7 @@ static void rule_native_growth(struct judge *j)
 	for (i = 0; i < n; i++) {
 		struct blame *b = &blames[i];
 		struct finding *f;
+		int64_t measured;
 
 		if (b->bytes < (int64_t)j->opts->native_floor)
 			continue;
@@ -292,9 +310,10 @@ static void rule_native_growth(struct judge *j)
 		if (!f)
 			break;
 		snprintf(f->mechanism, sizeof(f->mechanism), "%s", b->way == WAY_MMAP ? "mmap" : "libc");
-		f->bytes = (uint64_t)b->bytes;
-		growth_set(j, f, b->bytes);
-		named += b->bytes;
+		measured = way_measured(j, blames, n, b, b->way == WAY_MMAP ? mapped : heap);
+		f->bytes = (uint64_t)measured;
+		growth_set(j, f, measured);
+		named += measured;
 		evidence_add(f, total, "bytes", "native memory in use grew (two ledgers)");
 		evidence_add(f, b->bytes, "bytes", "of it with stacks through %s", b->library);
 		for (k = 0; k < b->n; k++)
