@@ -32,9 +32,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TRIES 5
-#define MAX_INSTANCES 4096 /* schedulers are at most 1024; aux threads beside them */
-#define MAX_ALLCTR 65536   /* bytes of an Allctr_t: 2400 on every release so far */
+#define TRIES	      5
+#define MAX_INSTANCES 4096  /* schedulers are at most 1024; aux threads beside them */
+#define MAX_ALLCTR    65536 /* bytes of an Allctr_t: 2400 on every release so far */
 
 /* No address space is larger; a counter above it is a torn read. */
 #define MAX_BYTES (1ULL << 47)
@@ -251,8 +251,7 @@ static int instance_read(struct vm *vm, struct allocators *a, uint64_t addr, uns
 
 static int instances_grow(struct allocators *a, size_t more)
 {
-	struct alloc_instance *bigger =
-		realloc(a->inst, (a->n_inst + more) * sizeof(*a->inst));
+	struct alloc_instance *bigger = realloc(a->inst, (a->n_inst + more) * sizeof(*a->inst));
 
 	if (!bigger)
 		return -ENOMEM;
@@ -348,9 +347,10 @@ int allocators_read(struct vm *vm, struct allocators **out, struct error *err)
 	if (!vm->anchors.v[A_ALLCTRS_INFO].addr || !vm->anchors.v[A_ALLCTR_THR_SPEC].addr ||
 	    !l->size_ErtsAllocatorInfo_t || !l->size_ErtsAllocatorThrSpec_t || !l->size_Allctr_t ||
 	    l->size_Allctr_t > MAX_ALLCTR || !vm->n_alloc || vm->n_alloc > ALLOC_TYPES)
-		return error_set(err, EXIT_UNSUPPORTED, -ENOENT,
-				 "the allocators of this VM were not found: its symbols are missing "
-				 "and no signature matched");
+		return error_set(
+			err, EXIT_UNSUPPORTED, -ENOENT,
+			"the allocators of this VM were not found: its symbols are missing "
+			"and no signature matched");
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return -ENOMEM;

@@ -32,11 +32,11 @@ struct alloc_count { /* one of mbcs, sbcs, mbcs_pool; sizes in bytes */
 };
 
 struct alloc_instance {
-	uint64_t addr;	 /* Allctr_t in the target */
-	unsigned type;	 /* allocator number: index into vm->alloc_names */
-	unsigned index;	 /* instance number as system_info prints it */
+	uint64_t addr;	/* Allctr_t in the target */
+	unsigned type;	/* allocator number: index into vm->alloc_names */
+	unsigned index; /* instance number as system_info prints it */
 	bool thread_specific;
-	bool atags; /* blocks carry allocation tags */
+	bool atags;	       /* blocks carry allocation tags */
 	unsigned strategy;     /* ERTS's number of the +M<S>as strategy */
 	uint64_t abandon_util; /* +M<S>acul in effect, percent; 0: carriers stay */
 	struct alloc_count mbcs, sbcs, pool;
@@ -49,7 +49,7 @@ struct alloc_instance {
 struct alloc_type {
 	const char *name; /* "binary_alloc": vm->alloc_names[type] */
 	unsigned type;
-	bool enabled;	/* erts_allctrs_info[].enabled */
+	bool enabled;	 /* erts_allctrs_info[].enabled */
 	bool alloc_util; /* served by an Allctr_t; false under +Mea min, and for sys_alloc */
 	size_t first, n; /* its instances in allocators.inst[] */
 };
@@ -62,7 +62,7 @@ struct allocators {
 	/* pool blocks by allocator type, from cpool.stat.blocks[type] summed over
 	 * all thread-specific instances (25+), bytes and counts. */
 	uint64_t *pool_blocks, *pool_blocks_size; /* [vm->n_alloc] */
-	unsigned unreadable; /* instances left out */
+	unsigned unreadable;			  /* instances left out */
 };
 
 /* Reads all instances. Instances that cannot be read or do not verify (an

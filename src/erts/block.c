@@ -20,8 +20,8 @@ void block_format_init(struct block_format *f, const struct layout *l)
 	f->free_size = ~flags;
 	f->used_size = ~flags & ~(f->offset_mask << f->offset_shift);
 	/* ERTS_SUPER_ALIGN_BITS: 18 up to 23, 14 on x86-64 from 24 on */
-	f->carrier_shift =
-		(unsigned)constant(l->superaligned_bits, l->otp_major && l->otp_major < 24 ? 18 : 14);
+	f->carrier_shift = (unsigned)constant(l->superaligned_bits,
+					      l->otp_major && l->otp_major < 24 ? 18 : 14);
 	f->header = 8; /* ABLK_HDR_SZ */
 	/* alcu_atag_t became {packed, term} in 27 (erl_alloc_util.c) */
 	tag_has_term = l->size_alcu_atag_t ? l->size_alcu_atag_t == 16 : l->otp_major >= 27;
@@ -30,8 +30,8 @@ void block_format_init(struct block_format *f, const struct layout *l)
 	if (f->tag_type_bits > 16)
 		f->tag_type_bits = 8;
 	/* SBC_HEADER_SIZE: Carrier_t up to cpool, which single-block carriers lack */
-	f->single_header = layout_has(l->Carrier_t__cpool) ? (unsigned)l->Carrier_t__cpool.offset :
-							     32;
+	f->single_header = layout_has(l->Carrier_t__cpool) ? (unsigned)l->Carrier_t__cpool.offset
+							   : 32;
 }
 
 void block_tag_read(const struct block_format *f, const unsigned char *end, struct block_tag *out)

@@ -7,20 +7,20 @@
 #include "erts/layout.h"
 
 /* Header bits, equal on every release since 21 (erl_alloc_util.h). */
-#define BLOCK_FREE (1ULL << 0)
+#define BLOCK_FREE	(1ULL << 0)
 #define BLOCK_PREV_FREE (1ULL << 1)
-#define BLOCK_LAST (1ULL << 2)
-#define BLOCK_SINGLE (BLOCK_FREE | BLOCK_PREV_FREE | BLOCK_LAST) /* of a single-block carrier */
-#define BLOCK_TAGGED (1ULL << 63)			 /* used blocks: a tag is at the end */
+#define BLOCK_LAST	(1ULL << 2)
+#define BLOCK_SINGLE	(BLOCK_FREE | BLOCK_PREV_FREE | BLOCK_LAST) /* of a single-block carrier */
+#define BLOCK_TAGGED	(1ULL << 63) /* used blocks: a tag is at the end */
 
 /* Carrier header bits. */
-#define CARRIER_MSEG (1ULL << 0)
+#define CARRIER_MSEG   (1ULL << 0)
 #define CARRIER_SINGLE (1ULL << 1)
 /* Low bits of the carrier's word `allctr`. */
-#define CARRIER_IN_POOL (1ULL << 0)
-#define CARRIER_BUSY (1ULL << 1)
+#define CARRIER_IN_POOL	   (1ULL << 0)
+#define CARRIER_BUSY	   (1ULL << 1)
 #define CARRIER_HOMECOMING (1ULL << 2)
-#define CARRIER_FLAGS 7ULL
+#define CARRIER_FLAGS	   7ULL
 
 /* What differs, or may, between releases and builds. */
 struct block_format {

@@ -67,10 +67,10 @@
 #include <string.h>
 #include <time.h>
 
-#define TRIES 5
+#define TRIES	     5
 #define MAX_CARRIERS (1U << 20)
-#define MAX_HEADER 1024
-#define ADDRESS_END (1ULL << 47)
+#define MAX_HEADER   1024
+#define ADDRESS_END  (1ULL << 47)
 
 /* One carrier while the lists are being walked. */
 struct found {
@@ -144,8 +144,8 @@ static const struct owner *owner_find(const struct finder *f, uint64_t addr)
 {
 	struct owner key = { .addr = addr };
 
-	return f->n_owners ? bsearch(&key, f->owners, f->n_owners, sizeof(key), by_owner_addr) :
-			     NULL;
+	return f->n_owners ? bsearch(&key, f->owners, f->n_owners, sizeof(key), by_owner_addr)
+			   : NULL;
 }
 
 static bool verify(const struct finder *f, uint64_t addr, const struct carrier_header *h)
@@ -269,8 +269,8 @@ static int list_read(struct finder *f, uint64_t allctr, struct layout_field firs
 static int ring_follow(struct finder *f, uint64_t sentinel, bool backwards)
 {
 	const struct layout *l = f->vm->layout;
-	struct layout_field step = backwards ? l->ErtsAlcCPoolData_t__prev :
-					       l->ErtsAlcCPoolData_t__next;
+	struct layout_field step = backwards ? l->ErtsAlcCPoolData_t__prev
+					     : l->ErtsAlcCPoolData_t__next;
 	uint64_t before = sentinel, turtle = 0, steps = 0, power = 1, at = 0;
 	bool ordered = true;
 	int ret = vm_read_field(f->vm, sentinel, step, &at);
@@ -413,8 +413,8 @@ static bool still_there(struct finder *f, const struct found *c)
 {
 	struct carrier_header h;
 
-	return header_read(f, c->addr, &h) == 0 && verify(f, c->addr, &h) &&
-	       h.size == c->h.size && h.single == c->h.single &&
+	return header_read(f, c->addr, &h) == 0 && verify(f, c->addr, &h) && h.size == c->h.size &&
+	       h.single == c->h.single &&
 	       (!f->vm->maps || mappings_cover(f->vm->maps, c->addr, c->h.size));
 }
 
@@ -430,8 +430,7 @@ static void make_disjoint(struct finder *f)
 			f->out->overlaps++;
 			/* both true is impossible: then the smaller claim stays */
 			if (!still_there(f, &f->v[i]) ||
-			    (still_there(f, &f->v[n - 1]) &&
-			     f->v[n - 1].h.size <= f->v[i].h.size))
+			    (still_there(f, &f->v[n - 1]) && f->v[n - 1].h.size <= f->v[i].h.size))
 				break;
 			n--;
 		}
@@ -451,8 +450,8 @@ static void count_lost(struct finder *f)
 	for (i = 0; i < f->a->n_inst; i++) {
 		const struct alloc_instance *in = &f->a->inst[i];
 
-		announced += in->mbcs.carriers_size + in->sbcs.carriers_size +
-			     in->pool.carriers_size;
+		announced +=
+			in->mbcs.carriers_size + in->sbcs.carriers_size + in->pool.carriers_size;
 	}
 	for (i = 0; i < f->n; i++)
 		if (!f->v[i].dead) /* left the statistics when it went onto the list */

@@ -9,21 +9,21 @@
 #define CARRIER_TYPES ALLOC_TYPES
 
 struct carrier {
-	uint64_t addr; /* of Carrier_t */
-	uint64_t size; /* bytes */
-	unsigned type; /* allocator number of the instance that owns it (pool: last owner) */
+	uint64_t addr;	   /* of Carrier_t */
+	uint64_t size;	   /* bytes */
+	unsigned type;	   /* allocator number of the instance that owns it (pool: last owner) */
 	unsigned instance; /* index into allocators.inst[] */
-	bool single;  /* single-block carrier (sbc) */
-	bool mseg;    /* from mseg; else from sys_alloc, i.e. inside the libc heap */
-	bool in_pool; /* abandoned to the carrier pool */
-	bool dead;    /* on a dc_list: being given back */
-	bool torn;    /* stayed inconsistent: split from its counters, not from a walk */
+	bool single;	   /* single-block carrier (sbc) */
+	bool mseg;	   /* from mseg; else from sys_alloc, i.e. inside the libc heap */
+	bool in_pool;	   /* abandoned to the carrier pool */
+	bool dead;	   /* on a dc_list: being given back */
+	bool torn;	   /* stayed inconsistent: split from its counters, not from a walk */
 	/* Used blocks by allocator type (a pooled carrier may hold several types on
 	 * OTP 23), header, tag and padding included. */
 	uint64_t used_blocks, used_bytes, free_blocks, free_bytes;
 	uint64_t largest_free; /* bytes */
 	/* Of the resident bytes of the carrier (by the residency picture): */
-	uint64_t resident;	/* all: used + free + slack exactly */
+	uint64_t resident; /* all: used + free + slack exactly */
 	uint64_t used_resident, free_resident, slack_resident;
 	uint64_t free_whole_pages; /* bytes in resident pages without any used or slack byte */
 	uint64_t used_resident_by_type[CARRIER_TYPES]; /* sums to used_resident */
@@ -31,9 +31,9 @@ struct carrier {
 
 /* A tagged owner's blocks, summed over all carriers. */
 struct tag_sum {
-	unsigned alloc_type; /* allocator number */
-	unsigned block_type; /* type number: index into vm->type_names */
-	uint64_t owner_atom; /* atom index of NIF module or driver; UINT64_MAX: system */
+	unsigned alloc_type;  /* allocator number */
+	unsigned block_type;  /* type number: index into vm->type_names */
+	uint64_t owner_atom;  /* atom index of NIF module or driver; UINT64_MAX: system */
 	uint64_t pid_or_port; /* from 27 on: the tagged term, 0 if none. Only summed when asked. */
 	bool magic; /* a binary block that is a NIF resource (magic flag + resource destructor) */
 	uint64_t blocks, bytes, resident; /* bytes: whole blocks */
@@ -45,23 +45,23 @@ struct carriers {
 	struct tag_sum *tags; /* by bytes, largest first */
 	size_t n_tags;
 	/* How good the walk was. */
-	uint64_t blocks;	 /* walked */
-	uint64_t bytes;		 /* of carriers walked */
-	uint64_t torn;		 /* carriers given up after retries */
+	uint64_t blocks; /* walked */
+	uint64_t bytes;	 /* of carriers walked */
+	uint64_t torn;	 /* carriers given up after retries */
 	uint64_t retries;
-	uint64_t errors;	 /* of torn: failed twice at one place in a carrier that stood
+	uint64_t errors;	   /* of torn: failed twice at one place in a carrier that stood
 				    still, so no race but a lie (0 on every sound node) */
 	uint64_t counter_mismatch; /* walked clean but off the carrier's own counters */
-	uint64_t lost_bytes;	 /* carriers_size by statistics minus found, when positive */
-	uint64_t overlaps;	 /* carriers dropped because they overlapped another */
-	uint64_t bad_tags;	 /* tagged blocks whose tag was not (yet) one: not in tags[] */
-	uint64_t unseen;	 /* carriers newer than the residency picture: resident is 0 */
-	uint64_t list_retries;	 /* lists that were walked again because they changed */
+	uint64_t lost_bytes;	   /* carriers_size by statistics minus found, when positive */
+	uint64_t overlaps;	   /* carriers dropped because they overlapped another */
+	uint64_t bad_tags;	   /* tagged blocks whose tag was not (yet) one: not in tags[] */
+	uint64_t unseen;	   /* carriers newer than the residency picture: resident is 0 */
+	uint64_t list_retries;	   /* lists that were walked again because they changed */
 };
 
 struct carriers_opts {
-	bool tags;	    /* collect tag sums */
-	bool tag_pids;	    /* ... split by pid/port from 27 on */
+	bool tags;	      /* collect tag sums */
+	bool tag_pids;	      /* ... split by pid/port from 27 on */
 	bool statistics_only; /* do not walk blocks: split by counters (--quick) */
 	/* Called for every used/free block when set; to build pins, histograms. */
 	void (*block)(void *arg, const struct carrier *c, uint64_t addr, uint64_t size, bool used,

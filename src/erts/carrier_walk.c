@@ -23,13 +23,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#define WINDOW_MAX (256U << 10) /* fits a second-level cache; see the bench */
-#define WINDOW_MIN ((unsigned)TARGET_PAGE)
-#define WINDOW_GAP (16U << 10) /* reading less than this costs less than another call */
-#define PRESENT_MAX 64	       /* pages looked up in pagemap at once */
-#define MAX_HEADER 1024	       /* bytes of a Carrier_t that are looked at */
-#define MAX_EVENTS (1U << 20)  /* blocks of one carrier that wait for the callback */
-#define MIN_BLOCK 16	       /* header and one word; every allocator's minimum is larger */
+#define WINDOW_MAX   (256U << 10) /* fits a second-level cache; see the bench */
+#define WINDOW_MIN   ((unsigned)TARGET_PAGE)
+#define WINDOW_GAP   (16U << 10) /* reading less than this costs less than another call */
+#define PRESENT_MAX  64		 /* pages looked up in pagemap at once */
+#define MAX_HEADER   1024	 /* bytes of a Carrier_t that are looked at */
+#define MAX_EVENTS   (1U << 20)	 /* blocks of one carrier that wait for the callback */
+#define MIN_BLOCK    16		 /* header and one word; every allocator's minimum is larger */
 #define TYPE_UNKNOWN 0xff
 
 struct event {
@@ -52,30 +52,31 @@ struct walker {
 	struct block_format f;
 	size_t carrier_bytes; /* of a Carrier_t */
 	int pagemap;	      /* file descriptor, -1: not opened yet, -2: cannot be had */
+	int err;	      /* why fetch() returned NULL */
 
 	unsigned char *buf;
 	uint64_t lo, hi; /* what it holds */
 	unsigned window; /* bytes of the next read */
-	int err;	 /* why fetch() returned NULL */
+
+	/* of resource binaries; see find_magic() */
+	unsigned binary_type; /* named "binary" */
+	unsigned magic_bytes; /* of a block that have to be read; 0: cannot tell */
+	struct layout_field magic_flags, magic_destructor, magic_data; /* from the block's header */
+	uint64_t magic_flag;
 
 	/* the carrier under way */
 	uint64_t start, end;
-	bool whole; /* all its pages are resident */
 	uint64_t run_start, run_end;
 	bool run_present;
-	bool mixed; /* holds blocks of several allocators */
+	bool whole;	/* all its pages are resident */
+	bool mixed;	/* holds blocks of several allocators */
+	bool delivered; /* some events were delivered before the walk was over */
 
+	unsigned char allocator_of[256]; /* by block type number */
 	struct tag_table pending, tags;
 	struct tag_resources resources;
-	unsigned char allocator_of[256]; /* by block type number */
-	unsigned binary_type;		 /* the type number named "binary" */
-	struct layout_field magic_flags, magic_destructor, magic_data; /* from the block's header */
-	uint64_t magic_flag;
-	unsigned magic_bytes; /* of a block that have to be read; 0: cannot tell */
-
 	struct event *events;
 	size_t n_events, size_events;
-	bool delivered; /* some have been delivered before the walk was over */
 };
 
 /* ---- headers --------------------------------------------------------------- */
@@ -169,7 +170,8 @@ static void find_magic(struct walker *w, const struct layout *l)
 	w->magic_destructor = in_block(w, l->ErtsMagicBinary__destructor);
 	/* enif_alloc_resource() takes unaligned data; an ErtsResource begins with its type */
 	w->magic_data = l->ErtsMagicBinary__unaligned_data;
-	w->magic_data.offset += layout_has(l->ErtsResource__type) ? l->ErtsResource__type.offset : 0;
+	w->magic_data.offset += layout_has(l->ErtsResource__type) ? l->ErtsResource__type.offset
+								  : 0;
 	w->magic_data.size = 8;
 	w->magic_data = in_block(w, w->magic_data);
 	if (w->magic_bytes > 512)
@@ -192,8 +194,10 @@ int walker_open(struct vm *vm, const struct carriers_opts *opts, struct walker *
 	w->carrier_bytes = l->size_Carrier_t < MAX_HEADER ? l->size_Carrier_t : MAX_HEADER;
 	w->buf = malloc(WINDOW_MAX + TARGET_PAGE);
 	if (!w->buf || w->carrier_bytes < 48) {
+		int ret = w->buf ? -EINVAL : -ENOMEM;
+
 		walker_close(w);
-		return w->buf ? -EINVAL : -ENOMEM;
+		return ret;
 	}
 	memset(w->allocator_of, TYPE_UNKNOWN, sizeof(w->allocator_of));
 	learn_type(w, l, l->alc_t_binary);
@@ -656,9 +660,9 @@ static void conclude(struct carrier *c, const struct carrier_header *h, const st
 	/* blocks of several allocators: those with a tag are known, the rest
 	 * goes by the carrier's own counters */
 	for (i = 0; i < ALLOC_TYPES; i++) {
-		weights[i] = h->used_bytes_of[i] > s->tagged_bytes[i] ?
-				     h->used_bytes_of[i] - s->tagged_bytes[i] :
-				     0;
+		weights[i] = h->used_bytes_of[i] > s->tagged_bytes[i]
+				     ? h->used_bytes_of[i] - s->tagged_bytes[i]
+				     : 0;
 		c->used_resident_by_type[i] = s->tagged_resident[i];
 		tagged += s->tagged_resident[i];
 	}
@@ -781,7 +785,7 @@ int walker_run(struct walker *w, struct carrier *c, unsigned header,
 	persistent = ret == -EINVAL && failure->at == s.at && failure->used_bytes == h.used_bytes;
 	failure->at = s.at;
 	failure->used_bytes = h.used_bytes;
-	if (ret < 0 && ret != -ENODATA && !last_try && !w->delivered)
+	if (ret < 0 && !last_try && !w->delivered)
 		return 1;
 	if (ret < 0) {
 		/* What was walked before a page that is not there still holds;

@@ -16,7 +16,7 @@ struct carrier_header {
 	unsigned flags; /* CARRIER_IN_POOL ... */
 	uint64_t next, prev;
 	/* multiblock carriers: */
-	uint64_t pool_next, pool_prev; /* with their marks (low two bits) */
+	uint64_t pool_next, pool_prev;	     /* with their marks (low two bits) */
 	uint64_t used_bytes, used_blocks;    /* over all types */
 	uint64_t used_bytes_of[ALLOC_TYPES]; /* by allocator number */
 	/* single-block carriers: */
@@ -49,10 +49,10 @@ struct walker_failure {
 
 /* Walks the blocks of `c` once; its addr, size, type, single ... are set, the
  * rest of it is filled in; `header` is mbc_header_size of its owner. Returns 1
- * when a check failed and another try may help. In the last try such a carrier
- * is split by its counters (those of `known`, an earlier look, when it has
- * become unreadable), as is at once what lies behind a page that is not
- * resident. Counts into `sum`. Negative: fatal errors only. */
+ * when it failed and another try may help. In the last try such a carrier is
+ * split by its counters (those of `known`, an earlier look, when it has become
+ * unreadable): all of it after a check that failed, or what lies behind a page
+ * that is not resident. Counts into `sum`. Negative: fatal errors only. */
 int walker_run(struct walker *w, struct carrier *c, unsigned header,
 	       const struct carrier_header *known, struct walker_failure *failure, bool last_try,
 	       struct carriers *sum);

@@ -32,8 +32,8 @@
 #include <string.h>
 
 #define MAX_ENTRIES (1U << 20)
-#define MAX_TRIES 64
-#define MAX_OWNERS 4096 /* distinct owners whose name is compared with "system" */
+#define MAX_TRIES   64
+#define MAX_OWNERS  4096 /* distinct owners whose name is compared with "system" */
 
 static size_t hash(const struct tag_key *k)
 {

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "erts/tag.h"
 #include "vm_world.h"
 
 #define PAGE 4096ULL
@@ -259,9 +260,9 @@ static void test_header_away(void **state)
 	assert_int_equal(l.c->errors, 0);
 	assert_int_equal(x->used_bytes + x->free_bytes + c->header, c->size);
 	/* the counters' total is kept */
-	assert_int_equal(x->used_bytes,
-			 world_get(w, c->addr + (uint64_t)w->l->Carrier_t__cpool_total_blocks_size
-								.offset));
+	assert_int_equal(
+		x->used_bytes,
+		world_get(w, c->addr + (uint64_t)w->l->Carrier_t__cpool_total_blocks_size.offset));
 	look_free(&l);
 	world_free(w);
 }
@@ -343,10 +344,10 @@ static void test_mixed(void **state)
 
 			if (i >= 1 && i <= w->l->pool_blocks_len)
 				should = world_get(
-					w, c->addr +
-						   (uint64_t)w->l->Carrier_t__cpool_blocks_size
-							   .offset +
-						   8 * (uint64_t)(i - 1));
+					w,
+					c->addr +
+						(uint64_t)w->l->Carrier_t__cpool_blocks_size.offset +
+						8 * (uint64_t)(i - 1));
 			assert_int_equal(x->used_resident_by_type[i], should);
 			first += should;
 		}
@@ -662,6 +663,58 @@ static void test_tags(void **state)
 	}
 }
 
+/* More owners than anybody has: bounded, and no byte is lost. */
+static void test_many_tags(void **state)
+{
+	struct tag_table t = { 0 }, sum = { 0 };
+	uint64_t blocks = 0, bytes = 0;
+	size_t i;
+
+	for (i = 0; i < 1200000; i++) {
+		struct tag_key k = { .owner = i % 11, .term = i + 1, .block_type = 3 };
+
+		assert_int_equal(tag_table_add(&t, &k, 1, 100, 50), 0);
+	}
+	assert_true(t.n > 500000 && t.n <= 1 << 20);
+	assert_int_equal(tag_table_merge(&sum, &t), 0);
+	assert_int_equal(sum.n, t.n);
+	for (i = 0; i < sum.n; i++) {
+		blocks += sum.v[i].blocks;
+		bytes += sum.v[i].bytes;
+	}
+	assert_int_equal(blocks, 1200000);
+	assert_int_equal(bytes, 120000000);
+	tag_table_clear(&t);
+	assert_int_equal(t.n, 0);
+	assert_int_equal(tag_table_add(&t, &sum.v[5].key, 1, 1, 1), 0);
+	assert_int_equal(t.n, 1);
+	tag_table_free(&t);
+	tag_table_free(&sum);
+}
+
+/* A layout that cannot be right: an error with a sentence, not a guess. */
+static void test_bad_layout(void **state)
+{
+	struct world *w = world_new(layout_find(25, NULL));
+	struct layout l = *w->l;
+	struct error err = { 0 };
+	struct allocators *a;
+	struct carriers *c;
+
+	world_last(w, world_carrier(w, world_allocator(w, W_EHEAP, 1), 262144, false), true,
+		   W_EHEAP);
+	world_vm(w);
+	w->vm.layout = &l;
+	l.size_Carrier_t = 0;
+	assert_int_equal(allocators_read(&w->vm, &a, &err), 0);
+	assert_int_equal(carriers_walk(&w->vm, a, NULL, &c, &err), -EINVAL);
+	assert_null(c);
+	assert_true(err.text[0] != '\0');
+	allocators_free(a);
+	carriers_free(NULL);
+	world_free(w);
+}
+
 /* Whatever is in memory: an end, and sums that hold. */
 static void fuzz(int otp, uint64_t seed, int rounds)
 {
@@ -696,7 +749,8 @@ static void fuzz(int otp, uint64_t seed, int rounds)
 
 	for (round = 0; round < rounds; round++) {
 		unsigned damage = 1 + (unsigned)(world_random(&rnd) % 6), k;
-		struct carriers_opts opts = { .tags = round % 2 == 0, .tag_pids = true,
+		struct carriers_opts opts = { .tags = round % 2 == 0,
+					      .tag_pids = true,
 					      .statistics_only = round % 16 == 15 };
 		struct look lk;
 
@@ -762,11 +816,12 @@ static void test_fuzz(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_sound),	 cmocka_unit_test(test_holes),
+		cmocka_unit_test(test_sound),	    cmocka_unit_test(test_holes),
 		cmocka_unit_test(test_header_away), cmocka_unit_test(test_single),
-		cmocka_unit_test(test_mixed),	 cmocka_unit_test(test_lists),
-		cmocka_unit_test(test_overlap),	 cmocka_unit_test(test_damage),
-		cmocka_unit_test(test_counters), cmocka_unit_test(test_tags),
+		cmocka_unit_test(test_mixed),	    cmocka_unit_test(test_lists),
+		cmocka_unit_test(test_overlap),	    cmocka_unit_test(test_damage),
+		cmocka_unit_test(test_counters),    cmocka_unit_test(test_tags),
+		cmocka_unit_test(test_many_tags),   cmocka_unit_test(test_bad_layout),
 		cmocka_unit_test(test_fuzz),
 	};
 

@@ -48,10 +48,10 @@ uint64_t world_image(struct world *w, size_t bytes)
 
 struct world *world_new(const struct layout *l)
 {
-	static char *names[W_N] = { "invalid",	   "sys_alloc",	 "temp_alloc", "sl_alloc",
-				    "std_alloc",   "ll_alloc",	 "eheap_alloc", "ets_alloc",
-				    "fix_alloc",   "literal_alloc", "binary_alloc",
-				    "driver_alloc", "test_alloc" };
+	static char *names[W_N] = { "invalid",	 "sys_alloc",	  "temp_alloc",	  "sl_alloc",
+				    "std_alloc", "ll_alloc",	  "eheap_alloc",  "ets_alloc",
+				    "fix_alloc", "literal_alloc", "binary_alloc", "driver_alloc",
+				    "test_alloc" };
 	static char *types[W_TYPES];
 	struct world *w = calloc(1, sizeof(*w));
 	unsigned i;
@@ -197,7 +197,8 @@ struct world_carrier *world_carrier(struct world *w, uint64_t allctr, uint64_t s
 {
 	const struct layout *l = w->l;
 	struct world_carrier *c = &w->carriers[w->n_carriers++];
-	struct layout_field first = single ? l->Allctr_t__sbc_list_first : l->Allctr_t__mbc_list_first;
+	struct layout_field first = single ? l->Allctr_t__sbc_list_first
+					   : l->Allctr_t__mbc_list_first;
 	struct layout_field last = single ? l->Allctr_t__sbc_list_last : l->Allctr_t__mbc_list_last;
 	uint64_t align = 1ULL << l->superaligned_bits;
 
@@ -331,15 +332,21 @@ void world_statistics(struct world *w, uint64_t allctr, unsigned type)
 	for (i = 0; i < 2; i++) {
 		struct layout_field s = i ? l->Allctr_t__sbcs : l->Allctr_t__mbcs;
 
-		world_put(w, sum_field(l, allctr, s, l->CarriersStats_t__carriers, 0, 0,
-				       l->StatValues_t__no), i ? sno : no);
-		world_put(w, sum_field(l, allctr, s, l->CarriersStats_t__carriers, 0, 0,
-				       l->StatValues_t__size), i ? sbytes : bytes);
-		world_put(w, sum_field(l, allctr, s, l->CarriersStats_t__blocks, type - 1,
-				       l->size_BlockStats_t, l->BlockStats_t__curr_no),
+		world_put(w,
+			  sum_field(l, allctr, s, l->CarriersStats_t__carriers, 0, 0,
+				    l->StatValues_t__no),
+			  i ? sno : no);
+		world_put(w,
+			  sum_field(l, allctr, s, l->CarriersStats_t__carriers, 0, 0,
+				    l->StatValues_t__size),
+			  i ? sbytes : bytes);
+		world_put(w,
+			  sum_field(l, allctr, s, l->CarriersStats_t__blocks, type - 1,
+				    l->size_BlockStats_t, l->BlockStats_t__curr_no),
 			  i ? sused : used);
-		world_put(w, sum_field(l, allctr, s, l->CarriersStats_t__blocks, type - 1,
-				       l->size_BlockStats_t, l->BlockStats_t__curr_size),
+		world_put(w,
+			  sum_field(l, allctr, s, l->CarriersStats_t__blocks, type - 1,
+				    l->size_BlockStats_t, l->BlockStats_t__curr_size),
 			  i ? sused_bytes : used_bytes);
 	}
 }

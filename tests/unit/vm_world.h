@@ -9,10 +9,10 @@
 
 #include "erts/carrier.h"
 
-#define WORLD_IMAGE 0x100000000ULL   /* where the "image" lies in the target */
+#define WORLD_IMAGE	  0x100000000ULL /* where the "image" lies in the target */
 #define WORLD_IMAGE_BYTES (1U << 20)
-#define WORLD_HEAP 0x700000000000ULL /* where carriers lie */
-#define WORLD_HEAP_BYTES (48ULL << 20)
+#define WORLD_HEAP	  0x700000000000ULL /* where carriers lie */
+#define WORLD_HEAP_BYTES  (48ULL << 20)
 
 /* Allocator numbers (erl_alloc.types; the same on every release of the matrix
  * for those below). */
