@@ -45,6 +45,7 @@ BPF_SRC  := $(sort $(wildcard bpf/*.bpf.c))
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_LIB := $(filter-out $(UNIT_SRC),$(sort $(wildcard tests/unit/*.c)))
 GEN_SRC  := $(sort $(wildcard tools/otp-layout/*.c))
+TRACE_SRC := $(sort $(wildcard tests/trace/*.c))
 
 OBJ      := $(SRC:%.c=$(B)/%.o)
 LIB_OBJ  := $(filter-out $(B)/src/main.o,$(OBJ))
@@ -52,6 +53,7 @@ SKEL     := $(BPF_SRC:bpf/%.bpf.c=$(B)/bpf/%.skel.h)
 UNIT     := $(UNIT_SRC:%.c=$(B)/%)
 UNIT_LIB_OBJ := $(UNIT_LIB:%.c=$(B)/%.o)
 GEN_OBJ  := $(GEN_SRC:%.c=$(B)/%.o)
+TRACE_TOOLS := $(TRACE_SRC:%.c=$(B)/%)
 
 PKGS := libdw libelf zlib jansson sqlite3 libcap-ng $(if $(BPF_SRC),libbpf)
 
@@ -157,7 +159,12 @@ $(UNIT): %: %.o $(UNIT_LIB_OBJ) $(B)/libbeamray.a
 $(B)/tests/unit/%.o: CPPFLAGS_ALL += -Itests/unit
 $(B)/tests/unit/%.o: CFLAGS_ALL += -Wno-unused-parameter
 
-unit-programs: $(UNIT)
+# Programs that scenario tests of the tracer run.
+$(TRACE_TOOLS): %: %.o $(B)/libbeamray.a
+	$(say) LINK $@
+	$(Q)$(LINK) -o $@ $< $(B)/libbeamray.a $(PKG_LIBS)
+
+unit-programs: $(UNIT) $(TRACE_TOOLS)
 
 unit: $(UNIT)
 	@tests/run.sh --unit-only --unit-dir $(B)/tests/unit
@@ -230,5 +237,5 @@ clean:
 clean-all: clean
 	rm -rf $(O)
 
--include $(OBJ:.o=.d) $(GEN_OBJ:.o=.d) $(UNIT:=.d) $(UNIT_LIB_OBJ:.o=.d) $(B)/tests/bench/readv.d
+-include $(OBJ:.o=.d) $(GEN_OBJ:.o=.d) $(UNIT:=.d) $(UNIT_LIB_OBJ:.o=.d) $(TRACE_TOOLS:=.d) $(B)/tests/bench/readv.d
 -include $(BPF_SRC:bpf/%.bpf.c=$(B)/bpf/%.bpf.d)

@@ -1,0 +1,270 @@
+/*
+ * A NIF whose memory is found by tracing: it leaks in the ways that a library can,
+ * and counts what it took. As leak_nif.c it loads into every release of the matrix.
+ *
+ * Functions have no `static`, so that their names are there to be found.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <erl_nif.h>
+
+#if defined(__x86_64__)
+__asm__(".symver pthread_create, pthread_create@GLIBC_2.2.5");
+__asm__(".symver pthread_detach, pthread_detach@GLIBC_2.2.5");
+__asm__(".symver dlsym, dlsym@GLIBC_2.2.5");
+#elif defined(__aarch64__)
+__asm__(".symver pthread_create, pthread_create@GLIBC_2.17");
+__asm__(".symver pthread_detach, pthread_detach@GLIBC_2.17");
+__asm__(".symver dlsym, dlsym@GLIBC_2.17");
+#endif
+
+#define NOINLINE __attribute__((noinline))
+
+/* Bytes in whole chunks or pages: what the leaks take up in memory. */
+static uint64_t taken, calls;
+static volatile int worker_done;
+
+static void count(uint64_t bytes)
+{
+	__atomic_fetch_add(&taken, bytes, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&calls, 1, __ATOMIC_RELAXED);
+}
+
+NOINLINE void *take_malloc(size_t bytes)
+{
+	char *p = malloc(bytes);
+
+	if (p) {
+		memset(p, 0x5a, bytes);
+		count(malloc_usable_size(p) + 8);
+	}
+	return p;
+}
+
+NOINLINE void take_many(unsigned long n, unsigned long bytes)
+{
+	for (unsigned long i = 0; i < n; i++)
+		take_malloc(bytes);
+	__asm__ volatile(""); /* not a tail call */
+}
+
+static int numbers(ErlNifEnv *env, const ERL_NIF_TERM argv[], unsigned long *n,
+		   unsigned long *bytes)
+{
+	return enif_get_ulong(env, argv[0], n) && enif_get_ulong(env, argv[1], bytes);
+}
+
+ERL_NIF_TERM leak_normal(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	take_many(n, bytes);
+	return enif_make_atom(env, "ok");
+}
+
+ERL_NIF_TERM leak_dirty_cpu(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	take_many(n, bytes);
+	return enif_make_atom(env, "dirty_cpu");
+}
+
+ERL_NIF_TERM leak_dirty_io(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	take_many(n, bytes);
+	return enif_make_atom(env, "dirty_io");
+}
+
+ERL_NIF_TERM leak_mmap(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	for (unsigned long i = 0; i < n; i++) {
+		char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			       0);
+
+		if (p == MAP_FAILED)
+			break;
+		for (unsigned long k = 0; k < bytes; k += 4096)
+			p[k] = 1;
+		count((bytes + 4095) & ~4095UL);
+	}
+	return enif_make_atom(env, "ok");
+}
+
+/* mmapped all at once by the kernel, without a fault */
+ERL_NIF_TERM leak_populate(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	for (unsigned long i = 0; i < n; i++) {
+		void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+		if (p != MAP_FAILED)
+			count((bytes + 4095) & ~4095UL);
+	}
+	return enif_make_atom(env, "ok");
+}
+
+/* One block that is made larger again and again: mremap moves it about. */
+ERL_NIF_TERM leak_realloc(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	static char *block;
+	static size_t size;
+	unsigned long n, bytes;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	for (unsigned long i = 0; i < n; i++) {
+		char *p = realloc(block, size + bytes);
+
+		if (!p)
+			break;
+		memset(p + size, 0x5b, bytes);
+		block = p;
+		size += bytes;
+		count(bytes);
+	}
+	return enif_make_atom(env, "ok");
+}
+
+/* Through the C++ runtime that the VM itself has loaded: operator new. */
+ERL_NIF_TERM leak_new(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	void *(*new)(size_t) = (void *(*)(size_t))(uintptr_t)dlsym(RTLD_DEFAULT, "_Znwm");
+	unsigned long n, bytes;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	if (!new)
+		return enif_make_atom(env, "no_cxx");
+	for (unsigned long i = 0; i < n; i++) {
+		void *p = new(bytes);
+
+		memset(p, 0x5c, bytes);
+		count(malloc_usable_size(p) + 8);
+	}
+	return enif_make_atom(env, "ok");
+}
+
+struct work {
+	unsigned long n, bytes;
+};
+
+void *worker_main(void *arg)
+{
+	struct work w = *(struct work *)arg;
+
+	free(arg);
+	for (unsigned long i = 0; i < w.n; i++) {
+		struct timespec pause = { 0, 100000 };
+
+		take_malloc(w.bytes);
+		nanosleep(&pause, NULL);
+	}
+	worker_done = 1;
+	for (;;)
+		pause();
+	return NULL;
+}
+
+/* A thread of the library's own leaks. */
+ERL_NIF_TERM leak_thread(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	struct work *w = malloc(sizeof(*w));
+	pthread_t thread;
+
+	(void)argc;
+	if (!w || !numbers(env, argv, &w->n, &w->bytes))
+		return enif_make_badarg(env);
+	worker_done = 0;
+	if (pthread_create(&thread, NULL, worker_main, w))
+		return enif_make_badarg(env);
+	pthread_detach(thread);
+	while (!worker_done) {
+		struct timespec pause = { 0, 1000000 };
+
+		nanosleep(&pause, NULL);
+	}
+	return enif_make_atom(env, "ok");
+}
+
+/* Taken, touched and given back: no growth. */
+ERL_NIF_TERM no_leak(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	for (unsigned long i = 0; i < n; i++) {
+		char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			       0);
+
+		if (p == MAP_FAILED)
+			break;
+		memset(p, 1, bytes);
+		munmap(p, bytes);
+	}
+	return enif_make_atom(env, "ok");
+}
+
+ERL_NIF_TERM truth(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	(void)argc;
+	(void)argv;
+	return enif_make_tuple2(env, enif_make_uint64(env, taken), enif_make_uint64(env, calls));
+}
+
+static int load(ErlNifEnv *env, void **priv_data, ERL_NIF_TERM load_info)
+{
+	(void)env;
+	(void)priv_data;
+	(void)load_info;
+	return 0;
+}
+
+static ErlNifFunc functions[] = {
+	{ "leak_normal", 2, leak_normal, 0 },
+	{ "leak_dirty_cpu", 2, leak_dirty_cpu, ERL_NIF_DIRTY_JOB_CPU_BOUND },
+	{ "leak_dirty_io", 2, leak_dirty_io, ERL_NIF_DIRTY_JOB_IO_BOUND },
+	{ "leak_mmap", 2, leak_mmap, 0 },
+	{ "leak_populate", 2, leak_populate, 0 },
+	{ "leak_realloc", 2, leak_realloc, 0 },
+	{ "leak_new", 2, leak_new, 0 },
+	{ "leak_thread", 2, leak_thread, ERL_NIF_DIRTY_JOB_IO_BOUND },
+	{ "no_leak", 2, no_leak, 0 },
+	{ "truth", 0, truth, 0 },
+};
+
+ERL_NIF_INIT(trace_load, functions, load, NULL, NULL, NULL)

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Traces the growth of one node and prints what came out as JSON.
+ *
+ *	trace_growth PID DIR [BUDGET]
+ *
+ * attaches, makes DIR/go, waits until DIR/done is there (60 s at most), and prints
+ * {"stacks":[{weight, gross, count, label, complete, frames}], "sum":{}, "stats":{}}.
+ * Frames are leaf first: "e:module:function/arity", "n:symbol@library",
+ * "cut", "joined", "repeat N". Exit code: that of the error, 77 without privilege.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "trace/session.h"
+#include "trace/stacks.h"
+
+static struct code *code;
+static struct images *images;
+
+static json_t *frame_json(const struct profile_stack *s, size_t i)
+{
+	const struct frame *f = &s->frames[i];
+	bool exact = profile_frame_exact(s, i);
+	struct image_symbol sym;
+	struct code_mfa mfa;
+	struct image *im;
+
+	switch (f->kind) {
+	case FRAME_ERLANG:
+		if (exact ? code_lookup(code, f->addr, &mfa) : code_lookup_return(code, f->addr, &mfa))
+			return json_sprintf("e:%s", mfa.name);
+		return json_sprintf("e:0x%" PRIx64, f->addr);
+	case FRAME_NATIVE:
+		im = images_find(images, f->addr - !exact);
+		if (im && image_symbol_at(im, f->addr - !exact, &sym))
+			return json_sprintf("n:%s@%s", sym.name, image_name(im));
+		return json_sprintf("n:0x%" PRIx64 "@%s", im ? f->addr - image_bias(im) : f->addr,
+				    im ? image_name(im) : "");
+	case FRAME_CUT:
+		return json_sprintf("cut:%s", stack_cut_name((unsigned)f->addr & 0xff));
+	case FRAME_JOINED:
+		return json_string("joined");
+	case FRAME_REPEAT:
+		return json_sprintf("repeat:%u:%u", (unsigned)(f->addr >> 32), (unsigned)f->addr);
+	default:
+		return json_sprintf("kind:%u", f->kind);
+	}
+}
+
+static json_t *result(struct session *s, const struct profile *p)
+{
+	struct session_stats st;
+	json_t *stacks = json_array(), *cuts = json_object();
+
+	for (size_t i = 0; i < p->n; i++) {
+		const struct profile_stack *k = &p->stacks[i];
+		json_t *frames = json_array();
+
+		for (size_t j = 0; j < k->n; j++)
+			json_array_append_new(frames, frame_json(k, j));
+		json_array_append_new(
+			stacks, json_pack("{s:I,s:I,s:I,s:s,s:b,s:b,s:o}", "weight",
+					  (json_int_t)k->weight, "gross", (json_int_t)k->gross, "count",
+					  (json_int_t)k->count, "label", k->label ? k->label : "",
+					  "complete", (int)k->complete, "process", (int)(k->process != 0),
+					  "frames", frames));
+	}
+	session_stats(s, &st);
+	for (unsigned i = 1; i < CUT_N; i++)
+		json_object_set_new(cuts, stack_cut_name(i),
+				    json_integer((json_int_t)st.count[COUNT_CUT + i]));
+	return json_pack(
+		"{s:o,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},"
+		"s:{s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:b,s:o}}",
+		"stacks", stacks, "without_stack", (json_int_t)p->without_stack, "sum", "opening",
+		(json_int_t)st.growth.opening, "closing", (json_int_t)st.growth.closing, "owned",
+		(json_int_t)st.growth.owned, "nearby", (json_int_t)st.growth.nearby, "unowned",
+		(json_int_t)st.growth.unowned, "moved", (json_int_t)st.growth.moved, "released",
+		(json_int_t)st.growth.released, "lost", (json_int_t)st.growth.lost, "stats", "seconds",
+		st.seconds, "faults", (json_int_t)st.count[COUNT_FAULTS], "walked",
+		(json_int_t)st.count[COUNT_STACKS], "complete", (json_int_t)st.count[COUNT_COMPLETE],
+		"erlang", (json_int_t)st.count[COUNT_ERLANG], "erlang_root",
+		(json_int_t)st.count[COUNT_ERLANG_ROOT], "joined", (json_int_t)st.count[COUNT_JOINED],
+		"leaf_only", (json_int_t)st.count[COUNT_LEAF_ONLY], "lost_records",
+		(json_int_t)st.lost_records, "lost_stacks", (json_int_t)st.lost_stacks, "records",
+		(json_int_t)st.records, "kernel_bytes", (json_int_t)st.kernel_bytes, "user_bytes",
+		(json_int_t)st.user_bytes, "kernel_ns", (json_int_t)st.kernel_ns, "own_ns",
+		(json_int_t)st.own_ns, "cpu_fraction", st.cpu_fraction, "thinned", (int)st.thinned,
+		"over_budget", (int)st.over_budget, "cuts", cuts);
+}
+
+static int fail(const struct error *err, int ret)
+{
+	fprintf(stderr, "trace_growth: %s\n", *err->text ? err->text : strerror(-ret));
+	if (err->code == EXIT_DENIED || ret == -EPERM)
+		return 77;
+	return err->code ? (int)err->code : 1;
+}
+
+int main(int argc, char **argv)
+{
+	struct error err = { 0 };
+	struct session_opts opts = { 0 };
+	struct mappings *maps = NULL;
+	struct session *s = NULL;
+	struct target *t = NULL;
+	struct profile *p = NULL;
+	struct vm *vm = NULL;
+	char path[4096];
+	json_t *doc;
+	int ret, fd;
+
+	if (argc < 3) {
+		fprintf(stderr, "usage: trace_growth PID DIR [BUDGET]\n");
+		return EXIT_USAGE;
+	}
+	opts.budget = argc > 3 ? atof(argv[3]) : 0;
+	opts.verbose = getenv("VERBOSE") != NULL;
+	ret = target_open(atoi(argv[1]), &t, &err);
+	if (!ret)
+		ret = mappings_read(t, &maps, &err);
+	if (!ret)
+		ret = images_read(t, maps, &images, &err);
+	if (!ret)
+		ret = vm_open(t, maps, images, &vm, &err);
+	if (!ret)
+		ret = code_open(vm, &code, &err);
+	if (!ret)
+		ret = session_open(t, vm, code, &opts, &s, &err);
+	if (ret)
+		return fail(&err, ret);
+	snprintf(path, sizeof(path), "%s/go", argv[2]);
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+	if (fd >= 0)
+		close(fd);
+	snprintf(path, sizeof(path), "%s/done", argv[2]);
+	for (int i = 0; i < 600 && access(path, F_OK) && !ret; i++)
+		ret = session_poll(s, 100, &err);
+	if (!ret)
+		ret = session_profile(s, "growth", NULL, NULL, &p, &err);
+	if (ret)
+		return fail(&err, ret);
+	code_refresh(code, NULL);
+	images_free(images);
+	mappings_free(maps);
+	ret = mappings_read(t, &maps, &err);
+	if (!ret)
+		ret = images_read(t, maps, &images, &err);
+	if (ret)
+		return fail(&err, ret);
+	session_stop(s);
+	doc = result(s, p);
+	json_dumpf(doc, stdout, JSON_COMPACT);
+	putchar('\n');
+	json_decref(doc);
+	profile_free(p);
+	session_close(s);
+	code_close(code);
+	vm_close(vm);
+	images_free(images);
+	mappings_free(maps);
+	target_close(t);
+	return 0;
+}
