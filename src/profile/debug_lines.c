@@ -9,6 +9,8 @@
  *
  * and an address belongs to all scopes that cover it. Read from the inside,
  * each scope's own line is where the one within it was called.
+ * (dwarf_getscopes() goes on to where an inlined function was written, not to
+ * where it was inlined; the tree's own parents are dwarf_getscopes_die()'s.)
  */
 #include "profile/debug_lines.h"
 
@@ -121,6 +123,13 @@ int debug_lines_add(struct debug_lines *d, uint64_t vaddr, struct symbol *s)
 	if (!dwarf_addrdie(d->dwarf, vaddr, &cu))
 		return 0;
 	n = dwarf_getscopes(&cu, vaddr, &scopes);
+	if (n > 0) {
+		Dwarf_Die innermost = scopes[0];
+
+		free(scopes);
+		scopes = NULL;
+		n = dwarf_getscopes_die(&innermost, &scopes);
+	}
 	if (n > 0) {
 		int first = n;
 
