@@ -48,8 +48,8 @@ static size_t utf8_decode(const unsigned char *s, size_t len, uint32_t *cp)
  * variation selectors, private use and non-characters. */
 static bool is_unsafe(uint32_t c)
 {
-	return c < 0x20 || c == '\\' || (c >= 0x7f && c < 0xa0) || c == 0xad || c == 0x34f ||
-	       c == 0x61c || (c >= 0x115f && c <= 0x1160) || (c >= 0x17b4 && c <= 0x17b5) ||
+	return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0xad || c == 0x34f || c == 0x61c ||
+	       (c >= 0x115f && c <= 0x1160) || (c >= 0x17b4 && c <= 0x17b5) ||
 	       (c >= 0x180b && c <= 0x180f) || (c >= 0x200b && c <= 0x200f) ||
 	       (c >= 0x2028 && c <= 0x202e) || (c >= 0x2060 && c <= 0x206f) || c == 0x3164 ||
 	       (c >= 0xe000 && c <= 0xf8ff) || (c >= 0xfdd0 && c <= 0xfdef) ||
@@ -57,7 +57,7 @@ static bool is_unsafe(uint32_t c)
 	       (c >= 0xfff0 && c <= 0xfffb) || (c & 0xfffe) == 0xfffe || c >= 0xe0000;
 }
 
-size_t escape_text(char *dst, size_t size, const char *src, size_t len)
+static size_t escape(char *dst, size_t size, const char *src, size_t len, bool backslash)
 {
 	size_t out = 0, last_fit = 0, i = 0;
 
@@ -69,14 +69,14 @@ size_t escape_text(char *dst, size_t size, const char *src, size_t len)
 		uint32_t cp = 0;
 		size_t n = utf8_decode(s, len - i, &cp), plen;
 
-		if (n && !is_unsafe(cp)) {
+		if (n && cp == '\\' && backslash) {
+			plen = 2;
+			memcpy(piece, "\\\\", 2);
+		} else if (n && !is_unsafe(cp)) {
 			memcpy(piece, s, n);
 			plen = n;
 		} else if (n && cp >= 0x80) {
 			plen = (size_t)snprintf(piece, sizeof(piece), "\\u{%X}", (unsigned)cp);
-		} else if (n && cp == '\\') {
-			plen = 2;
-			memcpy(piece, "\\\\", 2);
 		} else {
 			plen = (size_t)snprintf(piece, sizeof(piece), "\\x%02X", s[0]);
 			n = 1;
@@ -96,6 +96,16 @@ size_t escape_text(char *dst, size_t size, const char *src, size_t len)
 	}
 	dst[out] = '\0';
 	return out;
+}
+
+size_t escape_text(char *dst, size_t size, const char *src, size_t len)
+{
+	return escape(dst, size, src, len, true);
+}
+
+size_t escape_again(char *dst, size_t size, const char *src, size_t len)
+{
+	return escape(dst, size, src, len, false);
 }
 
 char *escape_string(char *dst, size_t size, const char *src)

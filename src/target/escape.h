@@ -17,4 +17,9 @@ size_t escape_text(char *dst, size_t size, const char *src, size_t len);
 /* Same for a C string; the returned buffer is `dst`. */
 char *escape_string(char *dst, size_t size, const char *src);
 
+/* For text that says it went through escape_text() before but comes from where
+ * somebody may have changed it (a recording): what is unsafe is replaced, a
+ * backslash stays, so that text which is well escaped comes out as it went in. */
+size_t escape_again(char *dst, size_t size, const char *src, size_t len);
+
 #endif
