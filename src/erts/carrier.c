@@ -472,7 +472,7 @@ struct later {
  * milliseconds: wait for it. */
 static int walk_later(struct finder *f, struct later *v, size_t n)
 {
-	static const long pause_ns[] = { 1000000, 5000000, 20000000 };
+	static const long pause_ns[] = { 1000000, 10000000, 50000000 };
 	size_t i, k;
 
 	for (k = 0; n && k < sizeof(pause_ns) / sizeof(pause_ns[0]); k++) {
