@@ -5,7 +5,8 @@
 #include "cmd/command.h"
 #include "target/escape.h"
 
-static const struct command *const commands[] = { &cmd_doctor, &cmd_memory, &cmd_check };
+static const struct command *const commands[] = { &cmd_doctor, &cmd_memory, &cmd_record,
+						  &cmd_check };
 #define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
 static void help(FILE *to)

@@ -21,14 +21,15 @@ struct command {
 	int (*run)(int argc, char **argv);
 };
 
-extern const struct command cmd_memory, cmd_check, cmd_doctor;
+extern const struct command cmd_memory, cmd_check, cmd_doctor, cmd_record, cmd_report, cmd_diff;
 
 /* What every command understands; a command's own options come through `own`. */
 struct options {
 	pid_t pid; /* 0: not given */
 	double duration_s, interval_s;
-	unsigned count; /* 0: not given */
+	unsigned count;	    /* 0: not given */
 	const char *output; /* NULL or "-": stdout */
+	const char *format; /* NULL: not given */
 	bool json;
 	unsigned verbose;
 	enum unit unit;

@@ -13,20 +13,16 @@
 #include "target/escape.h"
 
 #define OWN_BASE 1000
-#define OWN_MAX 24
+#define OWN_MAX	 24
 
 volatile sig_atomic_t interrupted;
 
 static const struct option common[] = {
-	{ "pid", required_argument, NULL, 'p' },
-	{ "duration", required_argument, NULL, 'd' },
-	{ "interval", required_argument, NULL, 'i' },
-	{ "count", required_argument, NULL, 'c' },
-	{ "output", required_argument, NULL, 'o' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "unit", required_argument, NULL, 'u' },
-	{ "verbose", no_argument, NULL, 'v' },
-	{ "version", no_argument, NULL, 'V' },
+	{ "pid", required_argument, NULL, 'p' },      { "duration", required_argument, NULL, 'd' },
+	{ "interval", required_argument, NULL, 'i' }, { "count", required_argument, NULL, 'c' },
+	{ "output", required_argument, NULL, 'o' },   { "format", required_argument, NULL, 'f' },
+	{ "json", no_argument, NULL, 'j' },	      { "unit", required_argument, NULL, 'u' },
+	{ "verbose", no_argument, NULL, 'v' },	      { "version", no_argument, NULL, 'V' },
 	{ "help", no_argument, NULL, 'h' },
 };
 #define N_COMMON (sizeof(common) / sizeof(common[0]))
@@ -79,14 +75,14 @@ static int take_common(const struct command *cmd, struct options *o, int c)
 		return -1;
 	case 'd':
 		o->duration_s = duration_parse(optarg);
-		return o->duration_s > 0 ?
-			       -1 :
-			       usage_error(cmd, "-d takes a time such as 30s or 2m", optarg);
+		return o->duration_s > 0
+			       ? -1
+			       : usage_error(cmd, "-d takes a time such as 30s or 2m", optarg);
 	case 'i':
 		o->interval_s = duration_parse(optarg);
-		return o->interval_s > 0 ?
-			       -1 :
-			       usage_error(cmd, "-i takes a time such as 500ms or 5s", optarg);
+		return o->interval_s > 0
+			       ? -1
+			       : usage_error(cmd, "-i takes a time such as 500ms or 5s", optarg);
 	case 'c':
 		if (!whole_number(optarg, 1000000000, &v))
 			return usage_error(cmd, "-c takes a number of looks", optarg);
@@ -95,13 +91,17 @@ static int take_common(const struct command *cmd, struct options *o, int c)
 	case 'o':
 		o->output = optarg;
 		return -1;
+	case 'f':
+		o->format = optarg;
+		return -1;
 	case 'j':
 		o->json = true;
 		return -1;
 	case 'u':
-		return unit_parse(optarg, &o->unit) ?
-			       -1 :
-			       usage_error(cmd, "--unit is one of auto, B, KiB, MiB, GiB", optarg);
+		return unit_parse(optarg, &o->unit)
+			       ? -1
+			       : usage_error(cmd, "--unit is one of auto, B, KiB, MiB, GiB",
+					     optarg);
 	case 'v':
 		o->verbose++;
 		return -1;
@@ -131,7 +131,7 @@ int options_parse(int argc, char **argv, const struct command *cmd, struct optio
 					    OWN_BASE + (int)i };
 	optind = 1;
 	opterr = 0;
-	while ((c = getopt_long(argc, argv, "p:d:i:c:o:jvVh", all, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "p:d:i:c:o:f:jvVh", all, NULL)) != -1) {
 		struct error err = { 0 };
 		int ret;
 
@@ -216,8 +216,7 @@ void sleep_s(double seconds)
 	step.tv_nsec = (long)((seconds - (double)step.tv_sec) * 1e9);
 	end.tv_sec += step.tv_sec + (end.tv_nsec + step.tv_nsec) / 1000000000;
 	end.tv_nsec = (end.tv_nsec + step.tv_nsec) % 1000000000;
-	while (!interrupted &&
-	       clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &end, NULL) == EINTR)
+	while (!interrupted && clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &end, NULL) == EINTR)
 		;
 }
 
