@@ -435,6 +435,15 @@ static bool heap_chunks(struct walk *w, struct heap *heap)
 	return !w->gaps;
 }
 
+/* For the arena's own bookkeeping: a heap that came after the mappings were read
+ * is not in them, but leads to those that are. */
+static int info_read(struct heap_view *v, uint64_t addr, void *buf, size_t len)
+{
+	int ret = heap_read(v, addr, buf, len);
+
+	return ret == -EFAULT && addr >> 47 == 0 ? target_read(v->t, addr, buf, len) : ret;
+}
+
 /* Main's one heap, or an arena's chain of heaps, newest first. The count, 0
  * with a reason when it does not hold together. `loose`: top is just being moved
  * and need not end where the heap does. */
@@ -449,13 +458,14 @@ static size_t heaps_read(struct heap_view *v, uint64_t arena, const uint8_t *cop
 	*out = NULL;
 	*used = 0;
 	*why = "heaps do not hold together";
-	if (heap_read_u64(v, top + 8, &size) < 0)
+	if (info_read(v, top + 8, &size, sizeof(size)) < 0)
 		return 0;
 	size &= ~SIZE_BITS;
 	if (main) {
 		uint64_t base = mp_field(v, v->par->sbrk_base, 8);
 
-		if (loose && system_mem <= HEAP_MAX + (top - base)) /* top's size is off */
+		if (loose && base < top && system_mem > top - base &&
+		    system_mem <= HEAP_MAX + (top - base)) /* top's size is off */
 			size = base + system_mem - top;
 		if (base + system_mem != top + size || base > top || top + size < top ||
 		    (top + size) >> 47 || top < ((base + 15) & ~15ULL) ||
@@ -476,7 +486,7 @@ static size_t heaps_read(struct heap_view *v, uint64_t arena, const uint8_t *cop
 		uint64_t info[4];
 
 		/* arena.c, heap_info: ar_ptr, prev, size, mprotect_size */
-		if (heap_read(v, at, info, sizeof(info)) < 0 || info[0] != arena ||
+		if (info_read(v, at, info, sizeof(info)) < 0 || info[0] != arena ||
 		    info[2] > HEAP_MAX || info[2] < TARGET_PAGE || info[2] % TARGET_PAGE ||
 		    info[3] < info[2] || info[3] > HEAP_MAX || info[1] & (HEAP_MAX - 1) ||
 		    ((sum += info[2]) > system_mem && !loose) || at == mark)
