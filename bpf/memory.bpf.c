@@ -118,6 +118,7 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct thr
 	struct stratum *place = &t->strata[(key >> 40) & (STRATA - 1)];
 	struct cpu_state *cpu = cpu_get();
 	bool fresh, take;
+	__u64 burst;
 
 	if (!cpu)
 		return 0;
@@ -127,9 +128,17 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct thr
 		place->stack = 0;
 		place->due = 0;
 	}
-	take = bucket_take(&place->due, now, limits.place_interval, limits.place_burst) ||
-	       ((now * 0x9e3779b97f4a7c15ULL >> 40) & limits.random_mask) == 0;
-	if (take && bucket_take(&cpu->due, now, limits.cpu_interval, limits.cpu_burst)) {
+	/* What is seen for the first time may use up the CPU's bucket, what comes
+	 * again leaves some for it. */
+	burst = limits.cpu_burst;
+	take = true;
+	if (!bucket_take(&place->due, now, limits.place_interval, limits.place_burst)) {
+		take = ((now * 0x9e3779b97f4a7c15ULL >> 40) & limits.random_mask) == 0;
+		burst /= 4;
+	} else if (!fresh) {
+		burst /= 2;
+	}
+	if (take && bucket_take(&cpu->due, now, limits.cpu_interval, burst)) {
 		stack_begin(s);
 		stack_walk(slot);
 		stack_send(slot);

@@ -666,7 +666,8 @@ static __always_inline bool process_stack(struct scratch *s)
 	       !read_user(&s->hend, 8, s->proc + cfg.proc_hend);
 }
 
-/* Native frames led to JIT code at s->ip. */
+/* Native frames led to JIT code at s->ip. Returns 0: the walk is over, 1: s->e
+ * is where the Erlang stack begins, 2: it is to be joined. */
 __noinline int jit_step(__u32 slot)
 {
 	struct scratch *s = scratch_get(slot);
@@ -680,8 +681,12 @@ __noinline int jit_step(__u32 slot)
 		cut(s, CUT_DEPTH);
 		return 0;
 	}
-	if (!s->proc && s->ip >= cfg.main_start && s->ip < cfg.main_end) {
-		/* the scheduler between two processes: there is no Erlang stack */
+	if (s->ip >= cfg.main_start && s->ip < cfg.main_end) {
+		/* In erts_schedule(): between two processes there is no Erlang
+		 * stack; else it works for one (system tasks, collections), whose
+		 * stack is at rest. */
+		if (s->proc)
+			return 2;
 		s->out.flags |= STACK_COMPLETE;
 		return 0;
 	}
@@ -762,14 +767,14 @@ __noinline int emulator_step(__u32 slot)
 /* The walk is over without JIT code: the process's own stack, if there is one. */
 static __always_inline void join(struct scratch *s, __u32 slot)
 {
-	if (!s->proc || !process_stack(s) || (s->stop & 7) || s->stop < s->heap ||
-	    s->stop > s->hend)
+	if (!s->proc || !process_stack(s) || !s->stop || (s->stop & 7))
 		return;
 	if (!emit(s, STACK_WORD(STACK_JOINED, 0)))
 		return;
 	s->out.flags |= STACK_IS_JOINED;
 	s->e = s->stop;
-	s->limit = s->hend;
+	/* outside of the heap during a collection, see jit_step() */
+	s->limit = s->stop >= s->heap && s->stop <= s->hend ? s->hend : 0;
 	erlang_scan(slot);
 }
 
@@ -804,8 +809,12 @@ __noinline int stack_walk(__u32 slot)
 			break;
 	}
 	if (step == STEP_CODE) {
-		if (jit_step(slot))
+		int how = jit_step(slot);
+
+		if (how == 1)
 			erlang_scan(slot);
+		else if (how == 2)
+			join(s, slot);
 	} else if (step == STEP_MAIN) {
 		if (emulator_step(slot))
 			erlang_scan(slot);
