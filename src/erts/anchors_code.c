@@ -49,44 +49,54 @@ bool anchor_is_jit_descriptor(const struct anchor_search *s, uint64_t addr)
 
 /* ---- Code ranges ------------------------------------------------------------------- */
 
+/* One code index's entry: 0 wrong, 1 possible, 2 right in every respect. The
+ * entry that is being staged has a new array but the old n and mid, and keeps
+ * them when the staging is given up (erts_start_staging_ranges()). */
+static int ranges_quality(const struct anchor_search *s, uint64_t e)
+{
+	const struct layout *l = s->l;
+	uint64_t modules, n, allocated, mid, prev = 0;
+
+	if (!anchor_field(s, e, l->code_ranges__modules, &modules) ||
+	    !anchor_field(s, e, l->code_ranges__n, &n) ||
+	    !anchor_field(s, e, l->code_ranges__allocated, &allocated) ||
+	    !anchor_field(s, e, l->code_ranges__mid, &mid))
+		return 0;
+	if (n > 2 * MODULES_MAX || allocated > 2 * MODULES_MAX ||
+	    (modules && !anchor_heap_pointer(s, modules)) || (n && !modules) ||
+	    (allocated && !modules) || (modules && !allocated))
+		return 0;
+	if (!n || n > allocated || mid < modules ||
+	    mid >= modules + allocated * l->size_code_range || (mid - modules) % l->size_code_range)
+		return 1;
+	for (uint64_t k = 0; k < n && k < 64; k++) {
+		uint64_t r[2];
+
+		/* end is start for a module that was purged */
+		if (!anchor_peek(s, modules + k * l->size_code_range, r, sizeof(r)) ||
+		    r[0] < prev || r[1] < r[0] || !anchor_pointer(s, r[0] & ~7ULL))
+			return 1;
+		prev = r[1];
+	}
+	return 2;
+}
+
 bool anchor_is_ranges(const struct anchor_search *s, uint64_t addr)
 {
 	const struct layout *l = s->l;
 	uint64_t n_index = layout_has_const(l->num_code_ix) ? (uint64_t)l->num_code_ix : 3;
-	unsigned filled = 0;
+	unsigned right = 0;
 
-	if (!l->size_code_ranges || !l->size_code_range)
+	if (!l->size_code_ranges || l->size_code_range != 16)
 		return false;
 	for (uint64_t i = 0; i < n_index; i++) {
-		uint64_t e = addr + i * l->size_code_ranges, modules, n, allocated, mid, prev = 0;
+		int quality = ranges_quality(s, addr + i * l->size_code_ranges);
 
-		if (!anchor_field(s, e, l->code_ranges__modules, &modules) ||
-		    !anchor_field(s, e, l->code_ranges__n, &n) ||
-		    !anchor_field(s, e, l->code_ranges__allocated, &allocated) ||
-		    !anchor_field(s, e, l->code_ranges__mid, &mid))
+		if (!quality)
 			return false;
-		if (n > allocated || allocated > 2 * MODULES_MAX)
-			return false;
-		if (!n) {
-			if (modules && !anchor_heap_pointer(s, modules))
-				return false;
-			continue;
-		}
-		if (!anchor_heap_pointer(s, modules) || mid < modules ||
-		    mid >= modules + allocated * l->size_code_range ||
-		    (mid - modules) % l->size_code_range)
-			return false;
-		for (uint64_t k = 0; k < n && k < 64; k++) {
-			uint64_t r[2];
-
-			if (!anchor_peek(s, modules + k * l->size_code_range, r, sizeof(r)) ||
-			    r[0] < prev || r[1] < r[0] || !anchor_pointer(s, r[0] & ~7ULL))
-				return false;
-			prev = r[1];
-		}
-		filled++;
+		right += quality == 2;
 	}
-	return filled > 0;
+	return right > 0;
 }
 
 static void find_ranges(struct anchor_search *s)

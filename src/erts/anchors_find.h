@@ -17,6 +17,7 @@
 struct image_piece {
 	uint64_t start, end; /* run-time addresses */
 	unsigned char *data; /* end - start bytes */
+	uint64_t file_end;   /* end of what the file has of it */
 	bool write;	     /* .data, .bss; else .rodata and the like */
 };
 
@@ -35,6 +36,8 @@ struct image_copy {
 int image_copy_take(struct target *t, const struct mappings *maps, struct image *image,
 		    struct image_copy *out, struct error *err);
 void image_copy_free(struct image_copy *c);
+/* Reads the writable pieces again. */
+int image_copy_refresh(struct image_copy *c);
 
 /* The copied bytes at a run-time address; NULL when [addr, addr+len) is not
  * inside one piece. */

@@ -55,7 +55,7 @@ static size_t file_read(const struct image_copy *c, uint64_t addr, void *buf, si
 
 /* One writable segment: from memory where the target has it, else from the
  * file, else zero. */
-static int piece_read(struct image_copy *c, const struct image_segment *seg, struct image_piece *p)
+static int piece_read(struct image_copy *c, struct image_piece *p)
 {
 	size_t pages = (p->end - p->start) / TARGET_PAGE;
 	uint64_t *map = calloc(pages, sizeof(*map));
@@ -97,8 +97,10 @@ static int piece_read(struct image_copy *c, const struct image_segment *seg, str
 			}
 			if (got >= 0 && (size_t)got < bytes)
 				n = (size_t)got / TARGET_PAGE + 1;
-		} else if (addr < seg->file_end) {
-			file_read(c, addr, to, bytes);
+		} else {
+			size_t from_file = addr < p->file_end ? file_read(c, addr, to, bytes) : 0;
+
+			memset(to + from_file, 0, bytes - from_file);
 		}
 		i += n;
 	}
@@ -148,6 +150,7 @@ int image_copy_take(struct target *t, const struct mappings *maps, struct image 
 		p = &out->v[out->n];
 		p->start = start;
 		p->end = end;
+		p->file_end = seg[i].file_end;
 		p->write = seg[i].write;
 		p->data = calloc(1, size);
 		if (!p->data) {
@@ -159,13 +162,23 @@ int image_copy_take(struct target *t, const struct mappings *maps, struct image 
 		 * opened it is read like the rest. */
 		if (!p->write && file_read(out, p->start, p->data, size) == size)
 			continue;
-		ret = piece_read(out, &seg[i], p);
+		ret = piece_read(out, p);
 		if (ret)
 			error_set(err, error_exit_code(ret), ret,
 				  "The executable's data cannot be read: %s.", strerror(-ret));
 	}
 	if (ret)
 		image_copy_free(out);
+	return ret;
+}
+
+int image_copy_refresh(struct image_copy *c)
+{
+	int ret = 0;
+
+	for (size_t i = 0; i < c->n && ret == 0; i++)
+		if (c->v[i].write)
+			ret = piece_read(c, &c->v[i]);
 	return ret;
 }
 

@@ -36,6 +36,8 @@
 #define CHECKS_MAX 256
 #define NAMES_MAX  1024 /* alloc types: 248 on 29 */
 #define BANNER_MAX 256
+#define RETRIES	   3
+#define RETRY_US   2000
 
 bool vm_check_add(struct vm *vm, bool ok, const char *what, const char *fmt, ...)
 {
@@ -226,6 +228,36 @@ static unsigned layout_try(struct vm *vm, const struct image_copy *copy, const s
 	return vm_verify(vm, &s);
 }
 
+/* Whether everything was found that a build of this kind lets us find. */
+static bool all_found(const struct vm *vm)
+{
+	for (int id = 0; id < A_N; id++) {
+		if (vm->anchors.v[id].addr)
+			continue;
+		/* The first are never searched for; an emulator has no JIT. */
+		if (id != A_NO_SCHEDULERS && id != A_OTP_RELEASE && id != A_ERTS_VERSION &&
+		    id != A_CODE_INDEX && (id != A_JIT_DESCRIPTOR || vm->jit))
+			return false;
+	}
+	return true;
+}
+
+/* The same with patience: a VM that loads code or makes atoms while we look
+ * hides a table or a counter for some milliseconds. */
+static unsigned layout_try_again(struct vm *vm, struct image_copy *copy, const struct layout *l,
+				 enum anchors_mode mode)
+{
+	unsigned bad = layout_try(vm, copy, l, mode);
+
+	for (int i = 0; i < RETRIES && (bad || !all_found(vm)); i++) {
+		usleep(RETRY_US << i);
+		if (image_copy_refresh(copy) != 0)
+			break;
+		bad = layout_try(vm, copy, l, mode);
+	}
+	return bad;
+}
+
 static const char *first_failed(const struct vm *vm)
 {
 	for (size_t i = 0; i < vm->n_checks; i++)
@@ -234,8 +266,8 @@ static const char *first_failed(const struct vm *vm)
 	return "";
 }
 
-static int layout_choose(struct vm *vm, const struct image_copy *copy,
-			 const struct vm_open_opts *opts, struct error *err)
+static int layout_choose(struct vm *vm, struct image_copy *copy, const struct vm_open_opts *opts,
+			 struct error *err)
 {
 	enum anchors_mode mode = opts->signatures_only ? ANCHORS_SIGNATURES : ANCHORS_BEST;
 	const char *flavor = vm->jit ? "jit" : "emu";
@@ -245,7 +277,7 @@ static int layout_choose(struct vm *vm, const struct image_copy *copy,
 	size_t passed = 0;
 
 	if (opts->layout) {
-		unsigned bad = layout_try(vm, copy, opts->layout, mode);
+		unsigned bad = layout_try_again(vm, copy, opts->layout, mode);
 
 		snprintf(vm->layout_note, sizeof(vm->layout_note), "layout of OTP %s as asked for",
 			 opts->layout->otp);
@@ -258,7 +290,7 @@ static int layout_choose(struct vm *vm, const struct image_copy *copy,
 	if (!opts->no_debuginfo) {
 		vm->layout_own = layout_of_debuginfo(vm, own);
 		if (vm->layout_own) {
-			if (layout_try(vm, copy, vm->layout_own, mode) == 0) {
+			if (layout_try_again(vm, copy, vm->layout_own, mode) == 0) {
 				vm->layout_is_dwarf = true;
 				snprintf(vm->layout_note, sizeof(vm->layout_note),
 					 "read from debug information, %zu checks passed",
@@ -271,7 +303,7 @@ static int layout_choose(struct vm *vm, const struct image_copy *copy,
 		}
 	}
 	if (own) {
-		if (layout_try(vm, copy, own, mode) == 0) {
+		if (layout_try_again(vm, copy, own, mode) == 0) {
 			snprintf(vm->layout_note, sizeof(vm->layout_note),
 				 "table of OTP %s (%s), %zu checks passed", own->otp, own->flavor,
 				 vm->n_checks);

@@ -538,17 +538,23 @@ static void code_ranges(void **state)
 		}
 	}
 	assert_true(anchor_is_ranges(&f->s, at));
-	put(f, at, l->code_ranges__n, 5); /* more than allocated */
+	/* One index is being staged: the old count, a new array. */
+	put(f, at, l->code_ranges__n, 5);
+	put(f, at, l->code_ranges__mid, mods + 8);
+	assert_true(anchor_is_ranges(&f->s, at));
+	/* Then none is right. */
+	put(f, at + l->size_code_ranges, l->code_ranges__mid, mods + 0x108);
+	put64(f, mods + 0x200 + 16, FAKE_HEAP + 0x3000); /* not sorted */
+	assert_false(anchor_is_ranges(&f->s, at));
+	put64(f, mods + 0x200 + 16, FAKE_HEAP + 0x4100);
+	assert_true(anchor_is_ranges(&f->s, at));
+	/* One is impossible. */
+	put(f, at, l->code_ranges__n, 1ULL << 62);
+	put(f, at, l->code_ranges__allocated, 1ULL << 62);
 	assert_false(anchor_is_ranges(&f->s, at));
 	put(f, at, l->code_ranges__n, 2);
-	put(f, at, l->code_ranges__mid, mods + 8); /* between two entries */
-	assert_false(anchor_is_ranges(&f->s, at));
-	put(f, at, l->code_ranges__mid, mods);
-	put64(f, mods + 16, FAKE_HEAP + 0x3000); /* not sorted */
-	assert_false(anchor_is_ranges(&f->s, at));
-	put64(f, mods + 16, FAKE_HEAP + 0x4100);
-	put(f, at + l->size_code_ranges, l->code_ranges__n, 1ULL << 62);
-	put(f, at + l->size_code_ranges, l->code_ranges__allocated, 1ULL << 62);
+	put(f, at, l->code_ranges__allocated, 4);
+	put(f, at, l->code_ranges__modules, FAKE_CODE);
 	assert_false(anchor_is_ranges(&f->s, at));
 	fake_free(f);
 }
