@@ -56,6 +56,7 @@ struct doctor {
 	struct symbols *symbols;
 	struct natives *natives; /* whose library a module's NIFs are in */
 	struct session_stats stats;
+	struct error ended; /* the target ended while it was watched */
 	bool stuck; /* a read did not come back: nothing may be freed */
 };
 
@@ -194,9 +195,13 @@ static int report(struct doctor *d, FILE *to)
 	struct verdict *v;
 	int code, ret;
 
-	if (!d->still)
+	if (d->ended.code != EXIT_OK) {
+		in.ended = d->ended.text;
+		in.after = (struct verdict_side){ d->look[0], d->ledger[0] };
+	} else {
 		in.before = (struct verdict_side){ d->look[0], d->ledger[0] };
-	in.after = (struct verdict_side){ d->look[1], d->ledger[1] };
+		in.after = (struct verdict_side){ d->look[1], d->ledger[1] };
+	}
 	in.trace.growth = d->growth;
 	in.trace.symbols = d->symbols;
 	in.trace.why_missing = d->no_trace_why[0] ? d->no_trace_why : NULL;
@@ -221,8 +226,10 @@ static int report(struct doctor *d, FILE *to)
 	code = v->v[0].code == FINDING_HEALTHY || v->v[0].code == FINDING_INCONCLUSIVE ?
 		       EXIT_OK :
 		       EXIT_FINDING;
-	if (!d->ledger[1]->complete || (d->ledger[0] && !d->ledger[0]->complete))
+	if (!in.after.ledger->complete || (in.before.ledger && !in.before.ledger->complete))
 		code = EXIT_INCOMPLETE;
+	if (in.ended)
+		code = EXIT_GONE;
 	verdict_free(v);
 	return code;
 }
@@ -243,19 +250,27 @@ static int examine(struct doctor *d, FILE *to, struct error *err)
 				return ret;
 		}
 		clock_gettime(CLOCK_MONOTONIC, &d->begin);
-		ret = watch(d, err);
-		if (ret < 0)
+		ret = watch(d, &d->ended);
+		if (ret < 0 && d->ended.code != EXIT_GONE) {
+			*err = d->ended;
 			return ret;
+		}
 	}
-	say("taking the second ledger");
-	ret = take_look(d, 1, err);
-	if (ret < 0)
-		return ret;
+	if (d->ended.code == EXIT_OK) {
+		say("taking the second ledger");
+		ret = take_look(d, 1, &d->ended);
+		if (ret < 0 && (d->still || d->ended.code != EXIT_GONE)) {
+			*err = d->ended;
+			return ret;
+		}
+	}
 	say("reading the stacks");
 	ret = trace_end(d, err);
 	say("");
 	if (ret < 0)
 		return ret;
+	if (d->ended.code != EXIT_OK)
+		fprintf(stderr, "beamray: %s; this is what was seen until then\n", d->ended.text);
 	return report(d, to);
 }
 

@@ -654,6 +654,27 @@ static void rule_stacks(struct judge *j)
 	advice_add(f, "a NIF starts threads without joining them");
 }
 
+/* The second ledger is missing: what grew until the end is known by its stacks
+ * alone, and nothing can be claimed from them. */
+static void rule_ended(struct judge *j)
+{
+	const struct profile *p = j->in->trace.growth;
+	struct finding *f;
+	size_t i;
+
+	if (!j->in->ended)
+		return;
+	f = finding_add(j, FINDING_INCONCLUSIVE, "the second ledger");
+	if (!f)
+		return;
+	confidence_set(f, CONFIDENCE_LOW, "%s", j->in->ended);
+	for (i = 0; p && i < p->n && f->n_stacks < FINDING_STACKS; i++)
+		if (p->stacks[i].weight > 0)
+			f->stacks[f->n_stacks++] = &p->stacks[i];
+	if (p)
+		evidence_add(f, profile_total(p), "bytes", "faulted in while it was watched");
+}
+
 static int finding_order(const void *pa, const void *pb)
 {
 	const struct finding *a = pa, *b = pb;
@@ -693,6 +714,7 @@ int verdict_make(const struct verdict_input *in, const struct verdict_opts *opts
 	rule_retained(&j);
 	rule_libc(&j);
 	rule_stacks(&j);
+	rule_ended(&j);
 
 	if (!j.v->n && !in->after.ledger->complete) {
 		f = finding_add(&j, FINDING_INCONCLUSIVE, "ledger");

@@ -92,6 +92,9 @@ struct verdict_input {
 	struct verdict_side before; /* look == NULL: a still image */
 	struct verdict_side after;
 	double seconds; /* of the watch */
+	/* The target ended while it was watched (a sentence): `after` is then the
+	 * first ledger, `before` is empty, and growth is known by its stacks alone. */
+	const char *ended;
 	struct verdict_trace trace;
 	verdict_library_fn *library;
 	void *library_arg;
