@@ -53,7 +53,8 @@
  *             back to the carrier, the last block must end where the carrier
  *             ends. One lie spoils the whole walk of this carrier; five tries,
  *             the last three at the end and some milliseconds apart, then
- *             its own counters split it, and it is called torn.
+ *             its own counters split it, and it is called torn. (One that was
+ *             given back to the system meanwhile is gone, not torn.)
  *   sums      the walk's used blocks must equal the carrier's counters, unless
  *             these move; all carriers together the instances' statistics.
  *

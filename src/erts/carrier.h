@@ -18,6 +18,7 @@ struct carrier {
 	bool in_pool;	   /* abandoned to the carrier pool */
 	bool dead;	   /* on a dc_list: being given back */
 	bool torn;	   /* stayed inconsistent: split from its counters, not from a walk */
+	bool gone;	   /* given back before it was walked: split from its last counters */
 	/* Used blocks by allocator type (a pooled carrier may hold several types on
 	 * OTP 23), header, tag and padding included. */
 	uint64_t used_blocks, used_bytes, free_blocks, free_bytes;
@@ -55,6 +56,7 @@ struct carriers {
 	uint64_t lost_bytes;	   /* carriers_size by statistics minus found, when positive */
 	uint64_t overlaps;	   /* carriers dropped because they overlapped another */
 	uint64_t bad_tags;	   /* tagged blocks whose tag was not (yet) one: not in tags[] */
+	uint64_t gone;		   /* carriers that were given back between finding and walking */
 	uint64_t unseen;	   /* carriers newer than the residency picture: resident is 0 */
 	uint64_t list_retries;	   /* lists that were walked again because they changed */
 };

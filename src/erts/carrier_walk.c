@@ -524,7 +524,8 @@ static int used_tag(struct walker *w, const struct carrier *c, uint64_t a, uint6
 }
 
 /* One attempt. 0; -EINVAL when a check failed; -EFAULT when memory went away;
- * -ENODATA when a header's page is not resident (s->at: where). */
+ * -ENODATA when a header's page is not resident (s->at: where); -ESTALE when
+ * this carrier is not there any more. */
 static int attempt(struct walker *w, const struct carrier *c, unsigned header,
 		   struct carrier_header *h, struct sums *s)
 {
@@ -539,10 +540,11 @@ static int attempt(struct walker *w, const struct carrier *c, unsigned header,
 	s->at = a;
 	p = at(w, start, w->carrier_bytes);
 	if (!p)
-		return w->err;
+		return walker_fatal(w->err) ? w->err : -ESTALE;
+	/* size and kind of a carrier never change */
 	if (carrier_header_parse(w->vm->layout, f, p, w->carrier_bytes, h) < 0 || h->single ||
 	    h->size != c->size)
-		return -EINVAL;
+		return -ESTALE;
 	w->mixed = is_mixed(h, c->type);
 
 	for (;;) {
@@ -730,10 +732,10 @@ static int single_attempt(struct walker *w, const struct carrier *c, struct carr
 		return -EINVAL;
 	ret = walker_read(w, c->addr, copy, len);
 	if (ret < 0)
-		return ret;
+		return walker_fatal(ret) ? ret : -ESTALE;
 	if (carrier_header_parse(w->vm->layout, f, copy, len, h) < 0 || !h->single ||
 	    h->size != c->size)
-		return -EINVAL;
+		return -ESTALE;
 	size = h->block & f->free_size;
 	if ((h->block & BLOCK_SINGLE) != BLOCK_SINGLE || size < MIN_BLOCK ||
 	    size > c->size - f->single_header)
@@ -781,6 +783,12 @@ int walker_run(struct walker *w, struct carrier *c, unsigned header,
 	ret = c->single ? single_attempt(w, c, &h, &s) : attempt(w, c, header, &h, &s);
 	if (walker_fatal(ret))
 		return ret;
+	if (ret == -ESTALE) {
+		c->gone = true;
+		sum->gone++;
+		walker_split(w, c, header, known);
+		return 0;
+	}
 	/* the same check at the same place in a carrier that stood still: no race */
 	persistent = ret == -EINVAL && failure->at == s.at && failure->used_bytes == h.used_bytes;
 	failure->at = s.at;
@@ -794,8 +802,8 @@ int walker_run(struct walker *w, struct carrier *c, unsigned header,
 		sum->torn++;
 		sum->errors += persistent;
 		w->n_events = 0;
-		if (c->single || ret != -ENODATA || h.size != c->size) {
-			walker_split(w, c, header, h.size == c->size ? &h : known);
+		if (c->single || ret != -ENODATA) {
+			walker_split(w, c, header, &h);
 			return 0;
 		}
 		split_rest(w, c, &h, &s);

@@ -50,9 +50,10 @@ struct walker_failure {
 /* Walks the blocks of `c` once; its addr, size, type, single ... are set, the
  * rest of it is filled in; `header` is mbc_header_size of its owner. Returns 1
  * when it failed and another try may help. In the last try such a carrier is
- * split by its counters (those of `known`, an earlier look, when it has become
- * unreadable): all of it after a check that failed, or what lies behind a page
- * that is not resident. Counts into `sum`. Negative: fatal errors only. */
+ * split by its counters: all of it after a check that failed, or what lies
+ * behind a page that is not resident. One that is gone is split by those of
+ * `known`, the look that found it. Counts into `sum`. Negative: fatal errors
+ * only. */
 int walker_run(struct walker *w, struct carrier *c, unsigned header,
 	       const struct carrier_header *known, struct walker_failure *failure, bool last_try,
 	       struct carriers *sum);

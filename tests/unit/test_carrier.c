@@ -663,6 +663,53 @@ static void test_tags(void **state)
 	}
 }
 
+/* The VM goes on while we walk: here, when the first carrier has been walked,
+ * the second and the third are something else. */
+static void on_first(void *arg, const struct carrier *c, uint64_t addr, uint64_t size, bool used,
+		     unsigned alloc_type)
+{
+	struct world *w = arg;
+
+	if (c->addr != w->carriers[0].addr)
+		return;
+	world_put(w, w->carriers[1].addr, 2 * 262144 | 1);
+	world_put(w, w->carriers[2].addr, 0x1122334455667788);
+}
+
+static void test_gone(void **state)
+{
+	struct world *w = world_new(layout_find(27, NULL));
+	uint64_t a = world_allocator(w, W_EHEAP, 1);
+	struct carriers_opts opts = { .block = on_first, .arg = w };
+	struct look l;
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		struct world_carrier *c = world_carrier(w, a, 262144, i == 2);
+
+		if (i == 2) {
+			world_single(w, c, 200000);
+			continue;
+		}
+		world_block(w, c, 65536, true, W_EHEAP, 0, 0, 0);
+		world_last(w, c, false, 0);
+	}
+	l = look(w, &opts);
+	assert_int_equal(l.c->n, 4);
+	assert_int_equal(l.c->gone, 2);
+	assert_int_equal(l.c->torn, 0);
+	assert_int_equal(l.c->errors, 0);
+	assert_int_equal(l.c->retries, 0);
+	for (i = 0; i < 4; i++)
+		assert_int_equal(l.c->v[i].gone, i == 1 || i == 2);
+	/* as they were when they were found */
+	assert_int_equal(l.c->v[1].used_bytes, 65536);
+	assert_int_equal(l.c->v[2].used_bytes, 200000);
+	check_truth(w, &w->carriers[3], &l.c->v[3]);
+	look_free(&l);
+	world_free(w);
+}
+
 /* More owners than anybody has: bounded, and no byte is lost. */
 static void test_many_tags(void **state)
 {
@@ -821,8 +868,8 @@ int main(void)
 		cmocka_unit_test(test_mixed),	    cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_overlap),	    cmocka_unit_test(test_damage),
 		cmocka_unit_test(test_counters),    cmocka_unit_test(test_tags),
-		cmocka_unit_test(test_many_tags),   cmocka_unit_test(test_bad_layout),
-		cmocka_unit_test(test_fuzz),
+		cmocka_unit_test(test_gone),	    cmocka_unit_test(test_many_tags),
+		cmocka_unit_test(test_bad_layout),  cmocka_unit_test(test_fuzz),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
