@@ -53,6 +53,7 @@
 #define HEAP_TRIES   100 /* top and system_mem move together only at rest */
 #define ARENA_RETRY_BYTES (256ULL << 20) /* arenas above this are not walked five times */
 #define HEAPS_MAX    65536
+#define NEWEST_MAX   1024
 
 /* What has been seen up to a chunk: copied for a checkpoint, copied back when
  * the walk goes there again. */
@@ -444,6 +445,37 @@ static int info_read(struct heap_view *v, uint64_t addr, void *buf, size_t len)
 	return ret == -EFAULT && addr >> 47 == 0 ? target_read(v->t, addr, buf, len) : ret;
 }
 
+/* The newest heap of `arena` by what the mappings hold, for when top leads
+ * nowhere: glibc unmaps a heap before it moves top to the one before. 0 if
+ * there is none. */
+static uint64_t heap_newest(struct heap_view *v, uint64_t arena)
+{
+	uint64_t start[NEWEST_MAX], prev[NEWEST_MAX], info[2];
+	size_t i, j, n = 0;
+
+	for (i = 0; i < v->m->n && n < NEWEST_MAX; i++) {
+		const struct mapping *m = &v->m->v[i];
+		uint64_t at = (m->start + HEAP_MAX - 1) & ~(HEAP_MAX - 1);
+
+		if (m->kind != MAPPING_ANON || !m->read || !m->write)
+			continue;
+		for (; at < m->end && n < NEWEST_MAX; at += HEAP_MAX) {
+			if (!residency_page(v->r, at) || heap_read(v, at, info, sizeof(info)) < 0 ||
+			    info[0] != arena)
+				continue;
+			start[n] = at;
+			prev[n++] = info[1];
+		}
+	}
+	for (i = 0; i < n; i++) {
+		for (j = 0; j < n && prev[j] != start[i]; j++)
+			;
+		if (j == n)
+			return start[i];
+	}
+	return 0;
+}
+
 /* Main's one heap, or an arena's chain of heaps, newest first. The count, 0
  * with a reason when it does not hold together. `loose`: top is just being moved
  * and need not end where the heap does. */
@@ -458,8 +490,12 @@ static size_t heaps_read(struct heap_view *v, uint64_t arena, const uint8_t *cop
 	*out = NULL;
 	*used = 0;
 	*why = "heaps do not hold together";
-	if (info_read(v, top + 8, &size, sizeof(size)) < 0)
-		return 0;
+	if (info_read(v, top + 8, &size, sizeof(size)) < 0) {
+		at = loose && !main ? heap_newest(v, arena) : 0;
+		size = 0;
+		if (!at)
+			return 0;
+	}
 	size &= ~SIZE_BITS;
 	if (main) {
 		uint64_t base = mp_field(v, v->par->sbrk_base, 8);
@@ -504,7 +540,8 @@ static size_t heaps_read(struct heap_view *v, uint64_t arena, const uint8_t *cop
 			}
 			*out = bigger;
 		}
-		(*out)[n] = (struct heap){ at, 0, at + info[2], n == 0, top };
+		(*out)[n] = (struct heap){ at, 0, at + info[2],
+					   top >= at && top < at + info[2], top };
 		/* The oldest one holds the arena right after heap_info, whose size
 		 * this tells. */
 		(*out)[n++].first = at;
@@ -523,8 +560,11 @@ static size_t heaps_read(struct heap_view *v, uint64_t arena, const uint8_t *cop
 		for (i = 0; i < n; i++)
 			(*out)[i].first += info_size;
 		oldest->first = (arena + v->state->size + 15) & ~15ULL;
-		if (top < (*out)[0].first || top >= (*out)[0].end)
-			goto bad;
+		if (top < (*out)[0].first || top >= (*out)[0].end) {
+			if (!loose)
+				goto bad;
+			(*out)[0].last = false;
+		}
 	}
 	*used = sum;
 	return n;
