@@ -617,10 +617,12 @@ static int profile_growth(struct session *s, const struct residency *closing,
 		drain(s);
 		open_runs(s);
 	}
-	if (!closing) {
-		ret = picture(s, &own, &own_maps, err);
-		if (ret)
-			return ret;
+	if (!closing && !target_state(s, NULL)) {
+		ret = picture(s, &own, &own_maps, NULL);
+		/* a process that dies has no memory for a while before it has ended */
+		if (ret && ret != -ESRCH && !target_state(s, NULL))
+			return picture(s, &own, &own_maps, err);
+		ret = 0; /* ended meanwhile: without a picture then */
 		closing = own;
 		maps = own_maps;
 		if (!s->stopped) {
