@@ -143,7 +143,7 @@ if [ -n "$build" ] && [ -z "$list" ]; then
 	fi
 fi
 if wanted lint; then
-	TAP=no run lint 900 make lint
+	TAP=no run lint 1500 make lint
 fi
 
 # ---- unit --------------------------------------------------------------------
@@ -153,8 +153,12 @@ unit_tests asan build/gcc-address-undefined/tests/unit
 
 # ---- scenarios ---------------------------------------------------------------
 
-for test in tests/scenarios/t_*; do
-	[ -x "$test" ] || continue
+for test in tests/scenarios/t_*.py tests/scenarios/t_*.sh; do
+	[ -e "$test" ] || continue
+	case $test in
+	*.py) with=python3 ;;
+	*) with=bash ;;
+	esac
 	name=$(basename "$test")
 	name=${name%.*}
 	wanted "$name" || continue
@@ -166,7 +170,7 @@ for test in tests/scenarios/t_*; do
 	limit=$(sed -n 's/^# timeout: \([0-9]*\)$/\1/p' <<<"$head" | head -n 1)
 	limit=${limit:-300}
 	[ -z "$long" ] || limit=$((limit * 4))
-	run "$name" "$limit" "$test"
+	run "$name" "$limit" $with "$test"
 done
 
 # Real targets under the sanitizers too: whatever a look trips over, it says.

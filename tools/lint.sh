@@ -35,14 +35,11 @@ else
 	mapfile -t tidy < <(git diff --name-only --diff-filter=d "$base" -- '*.c'
 		git ls-files -o --exclude-standard '*.c')
 fi
-for file in "${tidy[@]}"; do
-	case $file in
-	# BPF programs and NIFs are compiled with other headers.
-	*.bpf.c | tests/scenarios/* | *.h) continue ;;
-	esac
-	# shellcheck disable=SC2086 # a list of flags
-	clang-tidy --quiet "$file" -- ${LINT_FLAGS:-} 2>/dev/null || status=1
-done
+# BPF programs and NIFs are compiled with other headers.
+# shellcheck disable=SC2086 # a list of flags
+printf '%s\n' "${tidy[@]}" | grep -E '\.c$' | grep -vE '\.bpf\.c$|^tests/scenarios/' |
+	xargs -r -P "$(nproc)" -I FILE clang-tidy --quiet FILE -- ${LINT_FLAGS:-} 2>/dev/null |
+	grep -v '^$' && status=1
 
 [ ${#scripts[@]} -eq 0 ] || shellcheck "${scripts[@]}" || status=1
 exit $status
