@@ -12,7 +12,7 @@
 
 #include <time.h>
 
-#define HIT_NS 60	    /* a tracepoint's own cost, not seen by the program */
+#define HIT_NS 100	    /* a tracepoint's own cost, not seen by the program */
 #define TIMED_DEFAULT_NS 200 /* until some hits have been timed */
 #define TICK_NS 500000000ULL
 #define LEVEL_MAX 4 /* some 40 stacks a second on each CPU: less tells nothing */

@@ -421,12 +421,14 @@ static void chunk_account(const struct growth *g, uint64_t chunk, const struct r
 	for (unsigned i = 0; i < CHUNK_PAGES; i++) {
 		uint64_t addr = chunk + i * PAGE;
 		uint32_t o = c->owner[i];
-		bool was = before(g, addr), is = residency_page(closing, addr);
+		bool was = before(g, addr), is = !closing || residency_page(closing, addr);
 
-		if (o == NOBODY && was)
+		if (o == NOBODY && (was || !closing))
 			continue; /* counted as kept or released with the rest */
-		if (was && is)
-			*kept -= PAGE; /* another page is there now */
+		if (o == GONE && !closing)
+			is = false;
+		if (was && (is || !closing))
+			*kept -= PAGE; /* another page is there now, or none */
 		if (!is)
 			continue;
 		if (o == MOVED) {
@@ -454,10 +456,11 @@ int growth_account(struct growth *g, const struct residency *closing, const stru
 
 	memset(sum, 0, sizeof(*sum));
 	sum->opening = g->opening ? residency_total(g->opening) : 0;
-	sum->closing = residency_total(closing);
+	sum->closing = closing ? residency_total(closing) : 0;
 	sum->lost = g->lost;
 	/* what was resident then and is now, whoever it belongs to */
-	for (size_t i = 0; g->opening && g->maps && i < g->maps->n; i++) {
+	kept = closing ? 0 : sum->opening;
+	for (size_t i = 0; closing && g->opening && g->maps && i < g->maps->n; i++) {
 		uint64_t at = g->maps->v[i].start, end = g->maps->v[i].end;
 		bool present;
 
@@ -474,6 +477,8 @@ int growth_account(struct growth *g, const struct residency *closing, const stru
 	for (uint64_t at = chunk_next(g, 0); at < ADDRESS_END; at = chunk_next(g, at + CHUNK))
 		chunk_account(g, at, closing, maps, net, n, sum, &kept);
 	sum->released = sum->opening - kept;
+	if (!closing)
+		sum->closing = kept + sum->owned + sum->moved;
 	sum->unowned = sum->closing - kept - sum->owned - sum->moved;
 	return 0;
 }

@@ -39,7 +39,8 @@ struct growth_sum {
 	uint64_t lost;		   /* faulted in without room in the live map, gross */
 };
 
-/* What is owned now: net[owner] += bytes, for owners below n. */
+/* What is owned now: net[owner] += bytes, for owners below n. With closing NULL
+ * (the target has gone) everything that was not given back counts as there. */
 int growth_account(struct growth *g, const struct residency *closing, const struct mappings *maps,
 		   int64_t *net, size_t n, struct growth_sum *sum);
 size_t growth_bytes(const struct growth *g); /* its own memory */
