@@ -590,21 +590,30 @@ bool region_add(struct heap_view *v, const struct libc_region *region)
 	}
 	if (lo < h->n_regions && h->regions[lo].start < region->end)
 		return false;
-	/* Room for a power of two; n says how much there is. */
-	if (!(h->n_regions & (h->n_regions - 1))) {
-		bigger = realloc(h->regions, (h->n_regions ? 2 * h->n_regions : 1) *
-						     sizeof(*bigger));
+	if (h->n_regions == v->room) {
+		size_t room = v->room ? 2 * v->room : 64;
+
+		bigger = realloc(h->regions, room * sizeof(*bigger));
 		if (!bigger) {
 			v->fatal = -ENOMEM;
 			return false;
 		}
 		h->regions = bigger;
+		v->room = room;
 	}
 	memmove(&h->regions[lo + 1], &h->regions[lo],
 		(h->n_regions - lo) * sizeof(h->regions[0]));
 	h->regions[lo] = *region;
 	h->n_regions++;
 	return true;
+}
+
+void region_drop(struct heap_view *v, size_t i)
+{
+	struct libc_heap *h = v->out;
+
+	memmove(&h->regions[i], &h->regions[i + 1],
+		(--h->n_regions - i) * sizeof(h->regions[0]));
 }
 
 /* Cached chunks of this arena, that is, inside its heaps. */

@@ -91,6 +91,7 @@ struct heap_view {
 	bool tcaches_missed; /* a thread has one that does not verify */
 	const struct libc_opts *opts;
 	struct libc_heap *out;
+	size_t room; /* of out->regions */
 	int fatal; /* -ESRCH, -ETIMEDOUT, -ENOMEM: stop everything */
 };
 
@@ -137,6 +138,7 @@ int arena_walk(struct heap_view *v, uint64_t addr, unsigned index,
 	       const struct cached_chunks *tcaches);
 /* Adds a region; false if it would overlap another. */
 bool region_add(struct heap_view *v, const struct libc_region *region);
+void region_drop(struct heap_view *v, size_t index);
 /* Resident bytes of [start, end) without the holes. */
 uint64_t resident_outside_holes(const struct heap_view *v, uint64_t start, uint64_t end);
 

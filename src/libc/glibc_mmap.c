@@ -113,7 +113,7 @@ static bool all_found(const struct scan *s)
 /* Looks for a header in the page `page`, of which a copy is given. On success
  * fills the mapping's extent. `low` and `end` bound where it may lie. */
 static bool header_find(const uint8_t *copy, unsigned tail, uint64_t page, uint64_t low,
-			uint64_t end, uint64_t *base, uint64_t *stop, uint64_t *chunk)
+			uint64_t end, uint64_t *base, uint64_t *stop)
 {
 	size_t i;
 
@@ -132,7 +132,6 @@ static bool header_find(const uint8_t *copy, unsigned tail, uint64_t page, uint6
 			continue;
 		*base = at - skip;
 		*stop = at + size + tail;
-		*chunk = at;
 		return true;
 	}
 	return false;
@@ -140,7 +139,7 @@ static bool header_find(const uint8_t *copy, unsigned tail, uint64_t page, uint6
 
 /* memalign leaves the header at the mapping's beginning as it was and writes
  * another where the aligned part begins: that one is the chunk. */
-static uint64_t chunk_locate(struct heap_view *v, uint64_t base, uint64_t stop, uint64_t chunk)
+static uint64_t chunk_locate(struct heap_view *v, uint64_t base, uint64_t stop)
 {
 	uint64_t alignment, word[2];
 
@@ -154,10 +153,10 @@ static uint64_t chunk_locate(struct heap_view *v, uint64_t base, uint64_t stop, 
 		    word[0] == at - base && word[1] == ((stop - at) | IS_MMAPPED))
 			return at;
 	}
-	return chunk;
+	return base;
 }
 
-static int found_add(struct scan *s, uint64_t base, uint64_t stop, uint64_t chunk)
+static int found_add(struct scan *s, uint64_t base, uint64_t stop)
 {
 	struct heap_view *v = s->v;
 	struct libc_region region = { .start = base, .end = stop, .kind = LIBC_MMAPPED };
@@ -167,12 +166,50 @@ static int found_add(struct scan *s, uint64_t base, uint64_t stop, uint64_t chun
 		return v->fatal;
 	v->out->mmaps_found++;
 	v->out->mmaps_found_bytes += stop - base;
-	stop -= s->tail;
-	if (v->opts->chunk && chunk == base)
-		chunk = chunk_locate(v, base, stop, chunk);
-	if (v->opts->chunk)
-		v->opts->chunk(v->opts->arg, chunk + CHUNK_HEADER, stop - chunk, true, 0);
 	return 0;
+}
+
+/* A stranger's page that looks like a header: when there is one chunk too many,
+ * and one alone has the size that is too much, that one is it. */
+static void surplus_drop(struct scan *s)
+{
+	struct libc_heap *h = s->v->out;
+	size_t i, hit = h->n_regions, hits = 0;
+	uint64_t surplus;
+
+	if (!s->counted || h->mmaps_found != s->n_mmaps + 1 ||
+	    h->mmaps_found_bytes <= s->mmapped_mem)
+		return;
+	surplus = h->mmaps_found_bytes - s->mmapped_mem;
+	for (i = 0; i < h->n_regions; i++) {
+		const struct libc_region *g = &h->regions[i];
+
+		if (g->kind == LIBC_MMAPPED && g->end - g->start == surplus) {
+			hit = i;
+			hits++;
+		}
+	}
+	if (hits != 1)
+		return;
+	region_drop(s->v, hit);
+	h->mmaps_found--;
+	h->mmaps_found_bytes -= surplus;
+}
+
+static void mmapped_emit(struct scan *s)
+{
+	struct heap_view *v = s->v;
+	size_t i;
+
+	for (i = 0; v->opts->chunk && i < v->out->n_regions && !v->fatal; i++) {
+		const struct libc_region *g = &v->out->regions[i];
+		uint64_t stop = g->end - s->tail, chunk;
+
+		if (g->kind != LIBC_MMAPPED)
+			continue;
+		chunk = chunk_locate(v, g->start, stop);
+		v->opts->chunk(v->opts->arg, chunk + CHUNK_HEADER, stop - chunk, true, 0);
+	}
 }
 
 /* The end of the hole that holds `addr`, or 0. *hole only moves forward. */
@@ -223,12 +260,12 @@ static int interval_scan(struct scan *s, uint64_t start, uint64_t end, size_t *h
 			}
 		}
 		for (page = at; page < stop; page += TARGET_PAGE) {
-			uint64_t base, chunk_end, chunk;
+			uint64_t base, chunk_end;
 
 			if (!header_find(s->buf + (page - at), s->tail, page, low, end, &base,
-					 &chunk_end, &chunk))
+					 &chunk_end))
 				continue;
-			if (found_add(s, base, chunk_end, chunk) < 0)
+			if (found_add(s, base, chunk_end) < 0)
 				return v->fatal;
 			low = chunk_end;
 			page = chunk_end - TARGET_PAGE;
@@ -304,12 +341,15 @@ int mmapped_find(struct heap_view *v, const struct images *im, const struct libc
 	free(s.buf);
 	if (ret < 0)
 		return ret;
+	surplus_drop(&s);
 	h->mmaps_proved = all_found(&s);
 	if (s.counted && !h->mmaps_proved) { /* malloc went on meanwhile */
 		h->n_mmaps = s.n_mmaps = mp_field(v, v->par->n_mmaps, 4);
 		h->mmapped_bytes = s.mmapped_mem = mp_field(v, v->par->mmapped_mem, 8);
+		surplus_drop(&s);
 		h->mmaps_proved = all_found(&s);
 	}
+	mmapped_emit(&s);
 	if (!s.counted)
 		heap_say(v, "malloc's own counters were not found, so its mmapped chunks are "
 			    "not proved");
