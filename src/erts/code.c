@@ -92,12 +92,6 @@ static int compare_by_entry(const void *a, const void *b)
 	return x->index < y->index ? -1 : x->index > y->index;
 }
 
-static bool same(const struct code_module *m, const struct code_candidate *k)
-{
-	return m->entry == k->entry && m->symfile == k->symfile && m->size == k->size &&
-	       m->head_len == k->head_len && memcmp(m->head, k->head, k->head_len) == 0;
-}
-
 /* known[i]: the module that candidate i is, or NULL for a new one. */
 static int match(const struct code *c, const struct code_candidates *k, struct code_module **known)
 {
@@ -128,7 +122,7 @@ static int match(const struct code *c, const struct code_candidates *k, struct c
 		}
 		hit = low < c->n_listed ? &index[low] : NULL;
 		if (!hit || hit->entry != key.entry || (k->ordered && hit->index >= limit) ||
-		    !same(c->listed[hit->index], &k->v[i]))
+		    !code_candidate_is(&k->v[i], c->listed[hit->index]))
 			continue;
 		known[i] = c->listed[hit->index];
 		limit = hit->index;
@@ -155,6 +149,59 @@ static int compare_age(const void *a, const void *b)
 	if (x->last_seen != y->last_seen)
 		return x->last_seen > y->last_seen ? -1 : 1;
 	return x->seq > y->seq ? -1 : x->seq < y->seq;
+}
+
+/* Up to OTP 25 the list only grows. What was listed once need not be looked at
+ * again, and a module that is overwritten is as good as gone. */
+static bool only_grows(const struct code *c)
+{
+	return c->source == CODE_JIT && c->vm->layout->otp_major <= 25;
+}
+
+struct extent {
+	uint64_t start, end;
+	size_t index; /* among the candidates: smaller is newer */
+};
+
+static int compare_extents(const void *a, const void *b)
+{
+	const struct extent *x = a, *y = b;
+
+	if (x->start != y->start)
+		return x->start < y->start ? -1 : 1;
+	return x->index < y->index ? -1 : x->index > y->index;
+}
+
+/* A list that only grows may have had 100,000 loads before we came. Which of
+ * them are overwritten can be told from where they lie; no sample of ours can
+ * be in those. */
+static int skip_overwritten(const struct code_candidates *k, bool *skip)
+{
+	struct extent *v = calloc(k->n + 1, sizeof(*v));
+	size_t i, n = 0, kept = 0;
+
+	if (!v)
+		return -ENOMEM;
+	for (i = 0; i < k->n; i++)
+		if (code_jit_extent(&k->v[i], &v[n].start, &v[n].end))
+			v[n++].index = i;
+	qsort(v, n, sizeof(*v), compare_extents);
+	for (i = 0; i < n; i++) {
+		bool keep = true;
+
+		while (keep && kept && v[kept - 1].end > v[i].start) {
+			if (v[kept - 1].index < v[i].index)
+				keep = false;
+			else
+				skip[v[--kept].index] = true;
+		}
+		if (keep)
+			v[kept++] = v[i];
+		else
+			skip[v[i].index] = true;
+	}
+	free(v);
+	return 0;
 }
 
 /* From all listed modules the disjoint set of the newest. */
@@ -211,7 +258,7 @@ static int file_purged(struct code *c, struct code_module **gone, size_t n_gone)
 		c->purged_bytes += v[i]->bytes;
 		v[kept++] = v[i];
 	}
-	/* Overwritten ones that OTP 25 still lists stay with the list. */
+	/* Overwritten ones that are still listed stay with the list. */
 	for (i = 0; i < c->n_listed; i++)
 		if (!c->listed[i]->loaded && c->listed[i]->start < c->listed[i]->end)
 			v[kept++] = c->listed[i];
@@ -240,7 +287,7 @@ static int load(struct code *c, const struct code_candidate *k, struct code_modu
 /* The new list from the candidates: what is known and what could be loaded.
  * -EAGAIN when too much of it was torn. */
 static int take(struct code *c, const struct code_candidates *k, struct code_module **known,
-		struct code_module **fresh, unsigned *gaps, bool last_try)
+		const bool *skip, struct code_module **fresh, unsigned *gaps, bool last_try)
 {
 	size_t i, bytes = 0;
 	unsigned attempt;
@@ -252,7 +299,7 @@ static int take(struct code *c, const struct code_candidates *k, struct code_mod
 	for (i = 0; i < k->n; i++) {
 		struct code_module *m = NULL;
 
-		if (known[i])
+		if (known[i] || skip[i])
 			continue;
 		ret = bytes > CODE_LIVE_MAX ? -ENOSPC : -EAGAIN;
 		for (attempt = 0; attempt < CODE_TRIES && ret == -EAGAIN; attempt++) {
@@ -300,7 +347,7 @@ static int commit(struct code *c, size_t n, struct code_module **known, struct c
 
 	listed = calloc(n + 1, sizeof(*listed));
 	loaded = calloc(n + 1, sizeof(*loaded));
-	gone = calloc(c->n_listed + 1, sizeof(*gone));
+	gone = calloc(n + c->n_listed + 1, sizeof(*gone));
 	if (!listed || !loaded || !gone) {
 		free(listed);
 		free(loaded);
@@ -316,9 +363,9 @@ static int commit(struct code *c, size_t n, struct code_module **known, struct c
 			continue;
 		if (fresh[i]) {
 			m->first_seen = now;
-			m->seq = ++c->seq;
 			changes++;
 		}
+		m->seq = ++c->seq; /* all of them: what is fresh need not be at the head */
 		m->listed = true;
 		m->last_seen = now;
 	}
@@ -355,6 +402,21 @@ static int commit(struct code *c, size_t n, struct code_module **known, struct c
 	c->n_listed = n_listed;
 	c->loaded = loaded;
 	sweep(c);
+	if (only_grows(c)) {
+		for (i = 0, n_listed = 0; i < c->n_listed; i++) {
+			struct code_module *m = c->listed[i];
+
+			/* the first one is where the next look stops */
+			if (!i || m->loaded) {
+				c->listed[n_listed++] = m;
+				continue;
+			}
+			m->listed = false;
+			c->live_bytes -= m->bytes;
+			gone[n_gone++] = m;
+		}
+		c->n_listed = n_listed;
+	}
 	ret = file_purged(c, gone, n_gone);
 	if (ret) { /* purged code is a convenience: without memory, without it */
 		for (i = 0; i < c->n_purged; i++)
@@ -372,28 +434,40 @@ static int refresh_once(struct code *c, bool last_try)
 {
 	struct code_candidates k = { NULL, 0, false };
 	struct code_module **known = NULL, **fresh = NULL;
+	const struct code_module *stop = only_grows(c) && c->n_listed ? c->listed[0] : NULL;
+	bool *skip = NULL, met = false;
 	unsigned gaps = 0;
+	size_t n;
 	int ret;
 
 	if (c->source == CODE_JIT)
-		ret = code_jit_list(c->vm, c->anchor, &k);
+		ret = code_jit_list(c->vm, c->anchor, stop, &met, &k);
 	else
 		ret = code_ranges_list(c->vm, c->anchor, &k);
 	if (ret)
 		return ret;
-	known = calloc(k.n + 1, sizeof(*known));
-	fresh = calloc(k.n + 1, sizeof(*fresh));
-	ret = known && fresh ? match(c, &k, known) : -ENOMEM;
+	n = k.n + (met ? c->n_listed : 0);
+	known = calloc(n + 1, sizeof(struct code_module *));
+	fresh = calloc(n + 1, sizeof(struct code_module *));
+	skip = calloc(n + 1, sizeof(*skip));
+	ret = known && fresh && skip ? 0 : -ENOMEM;
+	if (!ret && met)
+		memcpy(known + k.n, c->listed, c->n_listed * sizeof(struct code_module *));
+	else if (!ret)
+		ret = match(c, &k, known);
+	if (!ret && only_grows(c) && !met)
+		ret = skip_overwritten(&k, skip);
 	if (!ret)
-		ret = take(c, &k, known, fresh, &gaps, last_try);
+		ret = take(c, &k, known, skip, fresh, &gaps, last_try);
 	if (!ret)
-		ret = commit(c, k.n, known, fresh);
+		ret = commit(c, n, known, fresh);
 	if (ret < 0)
 		free_fresh(fresh, k.n);
-	else
+	else if (!met || gaps)
 		c->gaps = gaps;
 	free(known);
 	free(fresh);
+	free(skip);
 	free(k.v);
 	return ret;
 }

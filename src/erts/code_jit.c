@@ -67,13 +67,29 @@ static uint16_t get_u16(const unsigned char *p)
 	return v;
 }
 
-/* A unreadable piece of a list may be one that was freed: look again. */
+/* An unreadable piece of a list may be one that was freed: look again. */
 static int torn(int ret)
 {
 	return ret == -EFAULT ? -EAGAIN : ret;
 }
 
-int code_jit_list(struct vm *vm, uint64_t descriptor, struct code_candidates *out)
+bool code_candidate_is(const struct code_candidate *k, const struct code_module *m)
+{
+	return m->entry == k->entry && m->symfile == k->symfile && m->size == k->size &&
+	       m->head_len == k->head_len && memcmp(m->head, k->head, k->head_len) == 0;
+}
+
+bool code_jit_extent(const struct code_candidate *k, uint64_t *start, uint64_t *end)
+{
+	if (k->head_len < 24 || get_u32(k->head) != SYMFILE_MODULE)
+		return false;
+	*start = get_u64(k->head + 8);
+	*end = *start + get_u32(k->head + 20);
+	return *start && *end > *start;
+}
+
+int code_jit_list(struct vm *vm, uint64_t descriptor, const struct code_module *known, bool *met,
+		  struct code_candidates *out)
 {
 	struct {
 		uint32_t version, action;
@@ -85,6 +101,7 @@ int code_jit_list(struct vm *vm, uint64_t descriptor, struct code_candidates *ou
 
 	memset(out, 0, sizeof(*out));
 	out->ordered = true;
+	*met = false;
 	ret = vm_read(vm, descriptor, &d, sizeof(d));
 	if (ret)
 		return ret;
@@ -128,6 +145,10 @@ int code_jit_list(struct vm *vm, uint64_t descriptor, struct code_candidates *ou
 		/* Not resident: known to be there, and a gap when it is loaded. */
 		if (ret && ret != -ENODATA)
 			goto fail;
+		if (known && code_candidate_is(k, known)) {
+			*met = true;
+			return 0;
+		}
 		out->n++;
 		before = addr;
 		addr = e.next;

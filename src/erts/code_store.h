@@ -45,7 +45,7 @@ struct code_module {
 	uint64_t seq;			/* larger: loaded later */
 	uint64_t first_seen, last_seen; /* CLOCK_MONOTONIC ns */
 	bool listed;			/* the VM still lists it */
-	bool loaded;			/* listed, and not overwritten by a newer one (OTP 25) */
+	bool loaded;			/* listed, and not overwritten by a newer one */
 };
 
 /* A module that the VM lists, before its metadata has been parsed. */
@@ -93,9 +93,16 @@ struct code_jit_header { /* symfile of kind 0 */
 	uint64_t normal_exit;
 };
 
-/* Lists what __jit_debug_descriptor at `descriptor` leads to. -EAGAIN when it
- * changed underneath. */
-int code_jit_list(struct vm *vm, uint64_t descriptor, struct code_candidates *out);
+/* Lists what __jit_debug_descriptor at `descriptor` leads to, up to the entry of
+ * `known`, if that is not NULL and still is what it was: then *met is true, and
+ * what follows it is not looked at. -EAGAIN when it changed underneath. */
+int code_jit_list(struct vm *vm, uint64_t descriptor, const struct code_module *known, bool *met,
+		  struct code_candidates *out);
+/* Is the candidate the load that `m` was made of? */
+bool code_candidate_is(const struct code_candidate *k, const struct code_module *m);
+/* Where the code of a candidate lies, by the first bytes of its metadata; false
+ * when they do not say. */
+bool code_jit_extent(const struct code_candidate *k, uint64_t *start, uint64_t *end);
 /* Parses one payload of exactly `size` bytes. 0; -EAGAIN when it is no valid
  * one (torn, or a form that is not known). Kind 0 fills *header and leaves
  * *out NULL. */

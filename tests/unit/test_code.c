@@ -452,7 +452,8 @@ static void memory_used_again_is_no_old_acquaintance(void **state)
 	world_done(w);
 }
 
-/* OTP 25 never takes entries away. */
+/* Also where entries go, their going may be seen after the coming of what took
+ * their place. */
 static void the_newest_of_overlapping_entries_wins(void **state)
 {
 	struct world *w = world();
@@ -475,6 +476,57 @@ static void the_newest_of_overlapping_entries_wins(void **state)
 	free(v);
 	assert_int_equal(code_refresh(c, NULL), 0);
 	what(c, CODE + 0x1350, "second:run/1"); /* between first's body and third */
+	code_close(c);
+	world_done(w);
+}
+
+/* There a node that reloads its code has a list that grows for ever: what has
+ * been seen is not read again, and what is overwritten takes bounded memory. */
+static void a_list_that_only_grows_is_not_read_again(void **state)
+{
+	struct world *w = world();
+	struct target_io before, after;
+	struct code_stats st;
+	struct code_mfa mfa;
+	struct text t;
+	struct code *c;
+	char name[32];
+	unsigned i;
+
+	w->vm.layout = layout_find(25, "jit");
+	assert_non_null(w->vm.layout);
+	add_fragments(w);
+	for (i = 0; i < 100; i++) { /* before we came: one on top of the other */
+		snprintf(name, sizeof(name), "m%u", i);
+		add_usual(w, CODE + 0x1000 + 0x400 * (i % 4), name);
+	}
+	c = open_code(w);
+	code_stats(c, &st);
+	assert_int_equal(st.modules, 4);
+	assert_int_equal(st.purged, 0); /* overwritten ones were not even read */
+	what(c, CODE + 0x1000 + 0x150, "m96:run/1");
+	what(c, CODE + 0x1c00 + 0x150, "m99:run/1");
+	for (i = 100; i < 110; i++) {
+		snprintf(name, sizeof(name), "m%u", i);
+		usual(&t, CODE + 0x1200, name); /* over parts of two others */
+		add_entry(w, &t);
+		target_io(w->target, &before);
+		assert_int_equal(code_refresh(c, NULL), 1);
+		target_io(w->target, &after);
+		assert_true(after.reads - before.reads < 10);
+	}
+	code_stats(c, &st);
+	assert_int_equal(st.modules, 3);
+	assert_int_equal(st.purged, 11);
+	what(c, CODE + 0x1350, "m109:run/1");
+	assert_true(code_lookup(c, CODE + 0x1050, &mfa)); /* m96, whose end is overwritten */
+	assert_string_equal(mfa.name, "m96::codeHeader");
+	assert_false(mfa.loaded);
+	what(c, CODE + 0x1c00 + 0x150, "m99:run/1");
+	target_io(w->target, &before);
+	assert_int_equal(code_refresh(c, NULL), 0);
+	target_io(w->target, &after);
+	assert_true(after.reads - before.reads < 5);
 	code_close(c);
 	world_done(w);
 }
@@ -743,6 +795,7 @@ int main(void)
 		cmocka_unit_test(purged_code_stays_known),
 		cmocka_unit_test(memory_used_again_is_no_old_acquaintance),
 		cmocka_unit_test(the_newest_of_overlapping_entries_wins),
+		cmocka_unit_test(a_list_that_only_grows_is_not_read_again),
 		cmocka_unit_test(a_damaged_list_is_an_error),
 		cmocka_unit_test(one_damaged_module_is_a_gap),
 		cmocka_unit_test(every_truncation_is_refused),
