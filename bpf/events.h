@@ -32,6 +32,7 @@ enum stack_word {
 	STACK_ERLANG = 1, /* address in JIT or BEAM code */
 	STACK_REPEAT = 2, /* the `period` words before it repeat `count` more times (or more) */
 	STACK_CUT = 3,	  /* towards the root something is missing; low byte: enum stack_cut */
+	STACK_KERNEL = 5, /* address of kernel code, its top byte (0xff) left out */
 	STACK_JOINED = 4, /* what follows is the process's stack, not walked to */
 };
 #define STACK_WORD(kind, value) (((__u64)(kind) << 56) | (__u64)(value))
@@ -153,7 +154,14 @@ struct limits {
 	__u64 place_interval, place_burst; /* of one place: see struct stratum */
 	__u64 cpu_interval, cpu_burst;	   /* of all places on one CPU */
 	__u32 random_mask; /* beyond its bucket a place takes one stack in random_mask + 1 faults */
-	__u32 stopped;	   /* programs return at once */
+	__u32 pad;
+};
+
+/* What both sides write while the programs run; one for all programs. */
+struct control {
+	struct limits limits;
+	__u32 active;	 /* which copy of the tables holds */
+	__u32 host_tgid; /* the target in the initial pid namespace, once it was met */
 };
 
 /* ---- threads ----------------------------------------------------------------- */
@@ -210,9 +218,8 @@ enum event_kind {
 	EVENT_MOVE_BEGIN,
 	EVENT_MOVE_END,
 	EVENT_CODE, /* an executable mapping came: tables are out of date */
-	EVENT_EXIT, /* the thread group has ended */
 	EVENT_EXEC,
-	EVENT_FORK,
+	EVENT_SAMPLE, /* of the processor */
 	EVENT_N
 };
 
@@ -248,6 +255,11 @@ struct event_run {
 	struct run run;
 };
 
+struct event_sample {
+	struct event e;
+	__u64 stack, process;
+};
+
 struct event_range {
 	struct event e;
 	__u64 start, bytes;
@@ -260,6 +272,7 @@ struct event_range {
 enum counter {
 	COUNT_FAULTS,	    /* page faults of the target */
 	COUNT_SYSCALLS,	    /* memory system calls of the target */
+	COUNT_SAMPLES,	    /* processor samples */
 	COUNT_STACKS,	    /* stacks walked */
 	COUNT_NEW_STACKS,   /* of them not seen before */
 	COUNT_COMPLETE,	    /* of them that reached the root */

@@ -14,11 +14,7 @@
  * empty, a fault takes over the stack that its place took last. So a rare fault
  * always has a stack of its own, however many there are elsewhere.
  */
-#include "unwind.bpf.h"
-
-/* The kernel knows a fixed list of names for what is GPL compatible; Apache is
- * not on it, but the programs may be used under the GPL (see COPYING). */
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#include "target.bpf.h"
 
 enum { /* x86-64 system call numbers */
 	SYS_MMAP = 9,
@@ -33,70 +29,6 @@ enum { /* x86-64 system call numbers */
 #define ADVICE_DONTNEED 4
 #define ADVICE_REMOVE 9
 #define ADVICE_DONTNEED_LOCKED 24
-
-__u32 host_tgid; /* the target in the initial pid namespace, once it was met */
-
-static __always_inline bool is_target(__u64 id)
-{
-	struct bpf_pidns_info ns = {};
-
-	if (limits.stopped)
-		return false;
-	if (!cfg.ns_ino)
-		return (__u32)(id >> 32) == cfg.tgid;
-	if (host_tgid)
-		return (__u32)(id >> 32) == host_tgid;
-	if (bpf_get_ns_current_pid_tgid(cfg.ns_dev, cfg.ns_ino, &ns, sizeof(ns)) ||
-	    ns.tgid != cfg.tgid)
-		return false;
-	host_tgid = (__u32)(id >> 32);
-	return true;
-}
-
-static __always_inline __u32 tid_of(__u64 id)
-{
-	return (__u32)id;
-}
-
-static __always_inline void send(const void *ev, __u64 bytes)
-{
-	if (bpf_ringbuf_output(&events, (void *)ev, bytes, BPF_RB_NO_WAKEUP))
-		count(COUNT_LOST_EVENTS);
-}
-
-/* State of the current thread, made when it is seen first. */
-static __always_inline struct thread *thread_get(__u32 slot, __u32 tid)
-{
-	struct thread *t = bpf_map_lookup_elem(&threads, &tid);
-	struct event_thread ev = {};
-	struct thread_vm *vm;
-	struct scratch *s;
-	struct task_struct *task;
-	__u64 fsbase;
-
-	if (t)
-		return t;
-	s = scratch_get(slot);
-	if (!s)
-		return NULL;
-	task = (struct task_struct *)bpf_get_current_task();
-	fsbase = BPF_CORE_READ(task, thread.fsbase);
-	vm = bpf_map_lookup_elem(&schedulers, &fsbase);
-	__builtin_memset(&s->fresh.vm, 0, sizeof(s->fresh.vm));
-	if (vm)
-		s->fresh.vm = *vm;
-	if (bpf_map_update_elem(&threads, &tid, &s->fresh, BPF_NOEXIST)) {
-		count(COUNT_LOST_THREADS);
-		return NULL;
-	}
-	ev.e.kind = EVENT_THREAD;
-	ev.e.tid = tid;
-	ev.role = s->fresh.vm.role;
-	ev.number = s->fresh.vm.number;
-	bpf_get_current_comm(ev.comm, sizeof(ev.comm));
-	send(&ev, sizeof(ev));
-	return bpf_map_lookup_elem(&threads, &tid);
-}
 
 static __always_inline void run_flush(struct thread *t, __u32 tid)
 {
@@ -117,10 +49,11 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct thr
 	__u64 key = (s->ip ^ (s->process * 0x9e3779b97f4a7c15ULL)) * 0xff51afd7ed558ccdULL | 1;
 	struct stratum *place = &t->strata[(key >> 40) & (STRATA - 1)];
 	struct cpu_state *cpu = cpu_get();
+	struct control *c = control_get();
 	bool fresh, take;
 	__u64 burst;
 
-	if (!cpu)
+	if (!cpu || !c)
 		return 0;
 	fresh = place->key != key;
 	if (fresh) {
@@ -130,15 +63,15 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct thr
 	}
 	/* What is seen for the first time may use up the CPU's bucket, what comes
 	 * again leaves some for it. */
-	burst = limits.cpu_burst;
+	burst = c->limits.cpu_burst;
 	take = true;
-	if (!bucket_take(&place->due, now, limits.place_interval, limits.place_burst)) {
-		take = ((now * 0x9e3779b97f4a7c15ULL >> 40) & limits.random_mask) == 0;
+	if (!bucket_take(&place->due, now, c->limits.place_interval, c->limits.place_burst)) {
+		take = ((now * 0x9e3779b97f4a7c15ULL >> 40) & c->limits.random_mask) == 0;
 		burst /= 4;
 	} else if (!fresh) {
 		burst /= 2;
 	}
-	if (take && bucket_take(&cpu->due, now, limits.cpu_interval, burst)) {
+	if (take && bucket_take(&cpu->due, now, c->limits.cpu_interval, burst)) {
 		stack_begin(s);
 		stack_walk(slot);
 		stack_send(slot);
@@ -161,16 +94,6 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct thr
 	place->stack = s->out.hash;
 	place->due = 0;
 	return s->out.hash;
-}
-
-static __always_inline void regs_take(struct scratch *s, struct pt_regs *regs)
-{
-	s->ip = regs->ip;
-	s->sp = regs->sp;
-	s->bp = regs->bp;
-	s->bx = regs->bx;
-	s->r12 = regs->r12;
-	s->r13 = regs->r13;
 }
 
 /*

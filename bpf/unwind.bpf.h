@@ -47,8 +47,14 @@
 #define CODE_BYTES 24	/* looked at behind a call for the switch of stacks */
 
 const volatile struct config cfg;
-struct limits limits;
-__u32 active_tables;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct control);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} control SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -159,6 +165,13 @@ struct {
 static __always_inline struct scratch *scratch_get(__u32 slot)
 {
 	return bpf_map_lookup_elem(&scratches, &slot);
+}
+
+static __always_inline struct control *control_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&control, &zero);
 }
 
 static __always_inline struct cpu_state *cpu_get(void)
@@ -782,7 +795,9 @@ static __always_inline void join(struct scratch *s, __u32 slot)
 
 static __always_inline void stack_begin(struct scratch *s)
 {
-	s->which = active_tables & 1;
+	struct control *c = control_get();
+
+	s->which = c ? c->active & 1 : 0;
 	s->exact = 1;
 	s->in_root = 0;
 	s->done = 0;

@@ -26,6 +26,7 @@
 
 #include "erts/process.h"
 #include "memory.skel.h"
+#include "trace/samples.h"
 
 #define RING_DEFAULT (4u << 20)
 #define RING_MAX (256u << 20)
@@ -43,6 +44,9 @@ struct session {
 	struct images *images;
 	struct kernel_tables tables;
 	struct memory_bpf *skel;
+	struct tables_area control_area;
+	struct control *control; /* shared with the programs */
+	struct samples *samples; /* processor samples, NULL if not wanted */
 	struct ring_buffer *ring;
 	struct stacks *stacks;
 	struct growth *growth;
@@ -106,6 +110,16 @@ static int on_record(void *ctx, void *data, size_t size)
 				o->gross += growth_fault(s->growth, run->run.start, bytes, owner);
 				o->events++;
 			}
+		}
+		break;
+	case EVENT_SAMPLE:
+		if (size >= sizeof(struct event_sample)) {
+			const struct event_sample *sample = data;
+			uint32_t owner =
+				owner_get(s->stacks, sample->stack, sample->process, e->tid);
+
+			if (owner)
+				s->stacks->owners[owner].samples++;
 		}
 		break;
 	case EVENT_UNMAP:
@@ -370,16 +384,27 @@ static int load(struct session *s, const struct session_opts *opts, struct error
 		return open_failed(err, -errno, "opening");
 	s->skel = skel;
 	config_fill(s, (struct config *)&skel->rodata->cfg);
-	governor_start(&s->governor, opts->budget, (struct limits *)&skel->bss->limits);
 	bpf_map__set_max_entries(skel->maps.rows, (uint32_t)tables_rows_max(s->tables.unwind));
 	bpf_map__set_max_entries(skel->maps.rules, (uint32_t)tables_rules_max(s->tables.unwind));
 	bpf_map__set_max_entries(skel->maps.threads, (uint32_t)threads * 2 + 128);
 	bpf_map__set_max_entries(skel->maps.events,
 				 power_of_two(opts->ring_bytes ? opts->ring_bytes : RING_DEFAULT));
+	if (!(s->probes & SESSION_GROWTH)) {
+		struct bpf_program *prog;
+
+		/* its maps are everybody's */
+		bpf_object__for_each_program(prog, skel->obj)
+			bpf_program__set_autoload(prog, false);
+	}
 	ret = memory_bpf__load(skel);
 	if (ret)
 		return open_failed(err, ret, "loading");
-	s->tables.active = (uint32_t *)&skel->bss->active_tables;
+	ret = area_map(&s->control_area, bpf_map__fd(skel->maps.control), sizeof(*s->control), 1);
+	if (ret)
+		return open_failed(err, ret, "mapping the controls of");
+	s->control = s->control_area.mem;
+	s->tables.active = &s->control->active;
+	governor_start(&s->governor, opts->budget, &s->control->limits);
 	ret = tables_map(&s->tables, bpf_map__fd(skel->maps.rows), bpf_map__fd(skel->maps.rules),
 			 bpf_map__fd(skel->maps.tables));
 	if (ret)
@@ -391,10 +416,16 @@ static int load(struct session *s, const struct session_opts *opts, struct error
 	s->ring = ring_buffer__new(bpf_map__fd(skel->maps.events), on_record, s, NULL);
 	if (!s->ring)
 		return open_failed(err, -errno, "reading from");
-	ret = memory_bpf__attach(skel);
+	ret = s->probes & SESSION_GROWTH ? memory_bpf__attach(skel) : 0;
 	if (ret)
 		return open_failed(err, ret, "attaching");
 	s->attached = true;
+	if (s->probes & SESSION_CPU) {
+		ret = samples_open(s->target, skel->obj, (const struct config *)&skel->rodata->cfg,
+				   opts->frequency, &s->samples);
+		if (ret)
+			return open_failed(err, ret, "loading or attaching");
+	}
 	return 0;
 }
 
@@ -449,6 +480,7 @@ void session_stop(struct session *s)
 	s->end_ns = session_now_ns();
 	if (s->attached)
 		memory_bpf__detach(s->skel);
+	samples_detach(s->samples);
 	s->attached = false;
 	drain(s);
 	if (s->skel && s->ring) {
@@ -470,7 +502,9 @@ void session_close(struct session *s)
 	if (!s)
 		return;
 	ring_buffer__free(s->ring);
+	samples_close(s->samples);
 	tables_unmap(&s->tables);
+	area_unmap(&s->control_area);
 	memory_bpf__destroy(s->skel);
 	unwind_free(s->tables.unwind);
 	stacks_free(s->stacks);
@@ -557,7 +591,7 @@ int session_poll(struct session *s, int ms, struct error *err)
 			refresh_if_due(s);
 			counters_read(s);
 			s->governor.own_ns += cpu_ns() - before;
-			governor_tick(&s->governor, s->count, (struct limits *)&s->skel->bss->limits);
+			governor_tick(&s->governor, s->count, &s->control->limits);
 		}
 		now = session_now_ns();
 		if (target_state(s, NULL))
@@ -605,6 +639,28 @@ static int profile_owner(struct session *s, struct profile *p, const struct owne
 			   (int64_t)o->gross, o->events);
 }
 
+static int profile_cpu(struct session *s, struct profile *p)
+{
+	struct frame frames[STACK_FRAMES];
+	int ret = 0;
+
+	if (!s->stopped)
+		drain(s);
+	for (size_t i = 1; !ret && i < s->stacks->n_owners; i++) {
+		const struct owner *o = &s->stacks->owners[i];
+		const struct stack *k = o->samples ? stacks_find(s->stacks, o->stack) : NULL;
+
+		if (k)
+			ret = profile_add(p, frames, stack_frames(s->stacks, k, frames), o->process,
+					  o->tid, names_label(s->names, o->process, o->tid),
+					  k->flags & STACK_COMPLETE, (int64_t)o->samples,
+					  (int64_t)o->samples, o->samples);
+		else
+			p->without_stack += (int64_t)o->samples;
+	}
+	return ret;
+}
+
 static int profile_growth(struct session *s, const struct residency *closing,
 			  const struct mappings *maps, struct profile *p, struct error *err)
 {
@@ -649,15 +705,17 @@ int session_profile(struct session *s, const char *kind, const struct residency 
 {
 	uint64_t before = cpu_ns();
 	struct profile *p;
+	bool growth;
 	int ret;
 
 	*out = NULL;
-	if (strcmp(kind, "growth") != 0 || !(s->probes & SESSION_GROWTH))
+	growth = !strcmp(kind, "growth");
+	if (growth ? !(s->probes & SESSION_GROWTH) : strcmp(kind, "cpu") || !s->samples)
 		return -ENOENT;
-	p = profile_new(kind, "bytes");
+	p = profile_new(kind, growth ? "bytes" : "samples");
 	if (!p)
 		return -ENOMEM;
-	ret = profile_growth(s, closing, maps, p, err);
+	ret = growth ? profile_growth(s, closing, maps, p, err) : profile_cpu(s, p);
 	if (ret) {
 		profile_free(p);
 		return ret;

@@ -29,10 +29,12 @@ struct session;
 
 enum session_probe { /* bits */
 	SESSION_GROWTH = 1, /* page faults, and system calls that take pages away */
+	SESSION_CPU = 2,    /* processor samples */
 };
 
 struct session_opts {
-	unsigned probes;   /* enum session_probe; 0: SESSION_GROWTH */
+	unsigned probes;    /* enum session_probe; 0: SESSION_GROWTH */
+	unsigned frequency; /* of processor samples, per second of CPU time; 0: 49 */
 	double budget;	   /* share of one core that all of it may cost; 0: 0.01 */
 	size_t ring_bytes; /* 0: 4 MiB; rounded up to a power of two */
 	size_t user_bytes; /* bound on our own tables; 0: 256 MiB */
@@ -62,7 +64,7 @@ int session_poll(struct session *s, int ms, struct error *err);
 /* Detaches the programs and drains what is left. */
 void session_stop(struct session *s);
 
-/* A profile of what was seen up to now: "growth". For growth, `closing` (with
+/* A profile of what was seen up to now: "growth", "cpu". For growth, `closing` (with
  * its mappings) is the picture of now; NULL: a pass of our own, or, when the
  * target is gone, everything that was never given back. Frames are raw
  * (FRAME_ERLANG, FRAME_NATIVE and the markers). The caller frees it.

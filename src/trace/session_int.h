@@ -24,6 +24,10 @@ struct kernel_tables {
 	bool full;	  /* modules came that there was no room for */
 };
 
+/* The memory of one array map; -errno. */
+int area_map(struct tables_area *a, int fd, size_t size, size_t max);
+void area_unmap(struct tables_area *a);
+
 /* Sizes for the maps, before they are made. */
 size_t tables_rows_max(const struct unwind *u);
 size_t tables_rules_max(const struct unwind *u);

@@ -195,7 +195,7 @@ size_t stack_frames(const struct stacks *s, const struct stack *k, struct frame 
 	static const uint8_t kinds[] = {
 		[STACK_NATIVE] = FRAME_NATIVE, [STACK_ERLANG] = FRAME_ERLANG,
 		[STACK_REPEAT] = FRAME_REPEAT, [STACK_CUT] = FRAME_CUT,
-		[STACK_JOINED] = FRAME_JOINED,
+		[STACK_JOINED] = FRAME_JOINED, [STACK_KERNEL] = FRAME_KERNEL,
 	};
 	size_t n = 0;
 
@@ -206,7 +206,10 @@ size_t stack_frames(const struct stacks *s, const struct stack *k, struct frame 
 		if (kind >= sizeof(kinds))
 			continue;
 		out[n].kind = kinds[kind];
-		out[n++].addr = STACK_VALUE(word);
+		out[n].addr = STACK_VALUE(word);
+		if (kind == STACK_KERNEL)
+			out[n].addr |= 0xffULL << 56;
+		n++;
 	}
 	return n;
 }

@@ -27,6 +27,7 @@ struct owner {
 	uint32_t tid;		 /* 0 if process is set */
 	uint64_t gross;		 /* bytes that it ever got */
 	uint64_t events;
+	uint64_t samples; /* of the processor */
 };
 
 struct stacks {

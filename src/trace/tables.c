@@ -26,7 +26,7 @@ size_t tables_rules_max(const struct unwind *u)
 	return u->n_rules + u->n_rules / 2 + RULES_SPARE;
 }
 
-static int area_map(struct tables_area *a, int fd, size_t size, size_t max)
+int area_map(struct tables_area *a, int fd, size_t size, size_t max)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 
@@ -54,7 +54,7 @@ int tables_map(struct kernel_tables *k, int rows_fd, int rules_fd, int tables_fd
 	return ret;
 }
 
-static void area_unmap(struct tables_area *a)
+void area_unmap(struct tables_area *a)
 {
 	if (a->mem)
 		munmap(a->mem, a->bytes);

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * Who uses the processor: samples of the target's threads, each with the kernel's,
+ * the native and the Erlang part of its stack.
+ *
+ * The perf events (cpu-clock) belong to the target's threads, one each, inherited
+ * by threads that start later: they tick with the thread's own CPU time, and no
+ * other process is ever interrupted.
+ */
+#include "target.bpf.h"
+
+#define KERNEL_FRAMES 16
+
+/* struct bpf_perf_event_data: its registers are the kernel's struct pt_regs as user
+ * space knows it, whose layout does not change. */
+struct sample_context {
+	__u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di;
+	__u64 orig_ax, ip, cs, flags, sp, ss;
+	__u64 period, addr;
+};
+
+/* Kernel frames go in front. Returns false when there is no way to the user's
+ * registers. */
+static __always_inline bool sample_kernel(struct scratch *s, struct sample_context *ctx)
+{
+	struct pt_regs *regs;
+	long got;
+	__u64 n;
+
+	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
+		return false;
+	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	regs_take(s, regs);
+	got = bpf_get_stack(ctx, s->chunk, KERNEL_FRAMES * 8, 0);
+	n = got > 0 ? (__u64)got / 8 : 0;
+	for (__u32 i = 0; i < KERNEL_FRAMES; i++) {
+		if (i >= n)
+			break;
+		emit(s, STACK_WORD(STACK_KERNEL, s->chunk[i] & 0xffffffffffffffULL));
+	}
+	return true;
+}
+
+SEC("perf_event")
+int cpu_sample(struct sample_context *ctx)
+{
+	__u64 id = bpf_get_current_pid_tgid(), begin;
+	struct event_sample ev = {};
+	struct scratch *s;
+	struct thread *t;
+
+	if (!is_target(id))
+		return 0;
+	begin = bpf_ktime_get_ns();
+	count(COUNT_SAMPLES);
+	s = scratch_get(SLOT_SAMPLE);
+	t = thread_get(SLOT_SAMPLE, tid_of(id));
+	if (!s || !t)
+		return 0;
+	process_read(s, t, proc_read(t));
+	s->fault_page = 0;
+	stack_begin(s);
+	if (ctx->cs & 3) {
+		s->ip = ctx->ip;
+		s->sp = ctx->sp;
+		s->bp = ctx->bp;
+		s->bx = ctx->bx;
+		s->r12 = ctx->r12;
+		s->r13 = ctx->r13;
+	} else if (!sample_kernel(s, ctx)) {
+		return 0;
+	}
+	stack_walk(SLOT_SAMPLE);
+	stack_send(SLOT_SAMPLE);
+	process_send(s);
+	ev.e.kind = EVENT_SAMPLE;
+	ev.e.tid = tid_of(id);
+	ev.stack = s->out.hash;
+	ev.process = s->process;
+	send(&ev, sizeof(ev));
+	stack_count(s, bpf_ktime_get_ns() - begin);
+	return 0;
+}

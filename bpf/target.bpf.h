@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * What every program does first: is this the target, and which of its threads?
+ */
+#ifndef BEAMRAY_BPF_TARGET_H
+#define BEAMRAY_BPF_TARGET_H
+
+#include "unwind.bpf.h"
+
+/* The kernel knows a fixed list of names for what is GPL compatible; Apache is
+ * not on it, but the programs may be used under the GPL (see COPYING). */
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+static __always_inline bool is_target(__u64 id)
+{
+	struct bpf_pidns_info ns = {};
+	struct control *c;
+
+	if (!cfg.ns_ino)
+		return (__u32)(id >> 32) == cfg.tgid;
+	c = control_get();
+	if (!c)
+		return false;
+	if (c->host_tgid)
+		return (__u32)(id >> 32) == c->host_tgid;
+	if (bpf_get_ns_current_pid_tgid(cfg.ns_dev, cfg.ns_ino, &ns, sizeof(ns)) ||
+	    ns.tgid != cfg.tgid)
+		return false;
+	c->host_tgid = (__u32)(id >> 32);
+	return true;
+}
+
+static __always_inline __u32 tid_of(__u64 id)
+{
+	return (__u32)id;
+}
+
+static __always_inline void send(const void *ev, __u64 bytes)
+{
+	if (bpf_ringbuf_output(&events, (void *)ev, bytes, BPF_RB_NO_WAKEUP))
+		count(COUNT_LOST_EVENTS);
+}
+
+/* State of the current thread, made when it is seen first. */
+static __always_inline struct thread *thread_get(__u32 slot, __u32 tid)
+{
+	struct thread *t = bpf_map_lookup_elem(&threads, &tid);
+	struct event_thread ev = {};
+	struct thread_vm *vm;
+	struct scratch *s;
+	struct task_struct *task;
+	__u64 fsbase;
+
+	if (t)
+		return t;
+	s = scratch_get(slot);
+	if (!s)
+		return NULL;
+	task = (struct task_struct *)bpf_get_current_task();
+	fsbase = BPF_CORE_READ(task, thread.fsbase);
+	vm = bpf_map_lookup_elem(&schedulers, &fsbase);
+	__builtin_memset(&s->fresh.vm, 0, sizeof(s->fresh.vm));
+	if (vm)
+		s->fresh.vm = *vm;
+	if (bpf_map_update_elem(&threads, &tid, &s->fresh, BPF_NOEXIST)) {
+		count(COUNT_LOST_THREADS);
+		return NULL;
+	}
+	ev.e.kind = EVENT_THREAD;
+	ev.e.tid = tid;
+	ev.role = s->fresh.vm.role;
+	ev.number = s->fresh.vm.number;
+	bpf_get_current_comm(ev.comm, sizeof(ev.comm));
+	send(&ev, sizeof(ev));
+	return bpf_map_lookup_elem(&threads, &tid);
+}
+
+static __always_inline void regs_take(struct scratch *s, struct pt_regs *regs)
+{
+	s->ip = regs->ip;
+	s->sp = regs->sp;
+	s->bp = regs->bp;
+	s->bx = regs->bx;
+	s->r12 = regs->r12;
+	s->r13 = regs->r13;
+}
+
+#endif
