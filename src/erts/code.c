@@ -768,7 +768,7 @@ void code_stats(const struct code *c, struct code_stats *out)
 		const struct code_module *m = c->loaded[i];
 		bool fragments = is_fragments(m);
 
-		out->modules += !fragments;
+		out->modules += !fragments && !is_built_in(m);
 		out->code_bytes += fragments || is_built_in(m) ? 0 : m->code_size;
 		for (j = 0; j < m->n_funcs; j++)
 			if (m->funcs[j].function)

@@ -16,6 +16,7 @@ void builder_reset(struct code_builder *b)
 {
 	b->n_funcs = b->n_lines = b->n_files = b->n_strings = 0;
 	b->error = 0;
+	b->last_len = 0;
 	b->escaped = false;
 }
 
@@ -121,13 +122,11 @@ void builder_func(struct code_builder *b, uint32_t start, uint32_t end, const ch
 	f->n_lines = 0;
 }
 
-static uint32_t file_index(struct code_builder *b, const char *file, size_t len)
+static uint32_t find_file(struct code_builder *b, const char *file, size_t len)
 {
 	char text[CODE_NAME_MAX];
 	size_t i;
 
-	if (!file)
-		return NO_FILE;
 	if (b->escaped && len < sizeof(text)) {
 		memcpy(text, file, len);
 		text[len] = '\0';
@@ -142,6 +141,23 @@ static uint32_t file_index(struct code_builder *b, const char *file, size_t len)
 		return NO_FILE;
 	b->files[b->n_files] = builder_string(b, file, len);
 	return (uint32_t)b->n_files++;
+}
+
+static uint32_t file_index(struct code_builder *b, const char *file, size_t len)
+{
+	uint32_t index;
+
+	if (!file || !len)
+		return NO_FILE;
+	if (len == b->last_len && memcmp(file, b->last_file, len) == 0)
+		return b->last_index;
+	index = find_file(b, file, len);
+	if (len <= sizeof(b->last_file)) {
+		memcpy(b->last_file, file, len);
+		b->last_len = len;
+		b->last_index = index;
+	}
+	return index;
 }
 
 void builder_line(struct code_builder *b, uint32_t offset, const char *file, size_t len,

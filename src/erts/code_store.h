@@ -70,6 +70,9 @@ struct code_builder {
 	char *strings;
 	size_t n_funcs, a_funcs, n_lines, a_lines, n_files, a_files, n_strings, a_strings;
 	int error; /* first -ENOMEM, -E2BIG or -EAGAIN; later calls do nothing */
+	char last_file[256]; /* raw: lines of one file follow each other */
+	size_t last_len;
+	uint32_t last_index;
 	bool escaped; /* texts that come in have been through escape_text() (vm_atom) */
 };
 

@@ -340,6 +340,7 @@ static void an_erlang_module_may_be_named_global(void **state)
 	assert_int_equal(code_fragment(c, "global::codeHeader", &r), -ENOENT);
 	what(c, CODE + 0x1150, "global:run/1");
 	code_stats(c, &st);
+	assert_int_equal(st.modules, 1);
 	assert_int_equal(st.code_bytes, 0x400); /* global's; not the VM's own */
 	code_close(c);
 	world_done(w);
