@@ -360,8 +360,8 @@ void recording_text(FILE *to, const struct recording_view *v,
 	if (!b) {
 		fprintf(to, "no look was recorded; the recording is %s\n", known(state));
 	} else {
-		fprintf(to, "%zu look%s from %s to %s (%.1f s), %s\n", r->n_looks,
-			r->n_looks == 1 ? "" : "s", a->time, b->time,
+		fprintf(to, "%zu look%s from %s on, %.1f s, %s\n", r->n_looks,
+			r->n_looks == 1 ? "" : "s", a->time,
 			(double)(b->time_ns - a->time_ns) / 1e9,
 			state && strcmp(state, "recording") == 0
 				? "not ended: still recording, or killed"
