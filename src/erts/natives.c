@@ -26,7 +26,8 @@
 #define SEGMENT 1024u	     /* INDEX_PAGE_SIZE, index.h */
 #define MODULES_MAX (1u << 16)
 #define FUNCTIONS_MAX 4096u  /* of one NIF library */
-#define NATIVES_MAX (1u << 18)
+#define NIF_MODULES_MAX 4096u /* with NIFs */
+#define NATIVES_MAX (1u << 18) /* looked at, whether they are good or not */
 #define BIFS_MAX 4096u
 #define ATOM_TAG 0x0bu
 #define NAME_MAX_ 2200
@@ -48,6 +49,7 @@ struct building {
 	size_t n_strings, a_strings;
 	uint64_t *seen; /* erl_module_nif addresses */
 	size_t n_seen;
+	size_t looked;
 };
 
 /* Only these end everything; whatever else fails costs one name. */
@@ -129,6 +131,8 @@ static int add_nif(struct building *b, uint64_t nif, const char *module)
 	for (k = 0; k < b->n_seen; k++)
 		if (b->seen[k] == nif)
 			return 0;
+	if (b->n_seen >= NIF_MODULES_MAX)
+		return 0;
 	seen = realloc(b->seen, (b->n_seen + 1) * sizeof(*seen));
 	if (!seen)
 		return -ENOMEM;
@@ -143,7 +147,7 @@ static int add_nif(struct building *b, uint64_t nif, const char *module)
 		return is_fatal(ret) ? ret : 0;
 	if (n > FUNCTIONS_MAX)
 		return 0;
-	for (i = 0; i < n; i++) {
+	for (i = 0; i < n && b->looked++ < NATIVES_MAX; i++) {
 		ret = vm_read(b->vm, funcs + i * sizeof(f), &f, sizeof(f));
 		if (ret)
 			return is_fatal(ret) ? ret : 0;

@@ -37,13 +37,11 @@
 #define SMALL_TAG 0xfu /* _TAG_IMMED1_SMALL, low 4 bits */
 #define LIST_TAG 0x1u
 #define BOXED_TAG 0x2u
-#define NIL 0x3bu
 #define TUPLE(n) ((uint64_t)(n) << 6) /* header of a tuple */
 
 #define TABLE_MAX (1ull << 27)	   /* ERTS_MAX_PROCESSES */
 #define SCHEDULERS_MAX 1024	   /* ERTS_MAX_NO_OF_SCHEDULERS */
-#define DICTIONARY_MAX (1u << 16)  /* slots of a dictionary that are looked at */
-#define CHAIN_MAX 64		   /* entries in one of them */
+#define DICTIONARY_MAX 4096	   /* slots and entries of a dictionary that are looked at */
 #define COPY_MAX 4096		   /* more than sizeof(Process) in any release */
 
 struct ptab {
@@ -363,7 +361,7 @@ static size_t dictionary_call(struct vm *vm, uint64_t dictionary, char *buf, siz
 {
 	const struct layout *l = vm->layout;
 	uint64_t used, i, at, term, cell[2];
-	unsigned chain;
+	unsigned looked = 0;
 	size_t n;
 
 	if (!layout_has(l->ProcDict__data) ||
@@ -373,8 +371,8 @@ static size_t dictionary_call(struct vm *vm, uint64_t dictionary, char *buf, siz
 	for (i = 0; i < used && i < DICTIONARY_MAX; i++) {
 		if (vm_read_u64(vm, at + 8 * i, &term))
 			return 0;
-		for (chain = 0; (term & 3) == LIST_TAG && chain < CHAIN_MAX; chain++) {
-			if (vm_read(vm, term & ~7ull, cell, sizeof(cell)))
+		while ((term & 3) == LIST_TAG) {
+			if (++looked > DICTIONARY_MAX || vm_read(vm, term & ~7ull, cell, sizeof(cell)))
 				return 0;
 			n = entry_text(vm, cell[0], buf, size);
 			if (n)
