@@ -73,7 +73,7 @@ static int looks(struct run *r, struct observer *ob, struct error *err)
 		ret = look_take(ob, &r->look, &l, err);
 		if (ret == 0)
 			ret = ledger_build(ob, l, &g, err);
-		if (ret < 0)
+		if (ret < 0 || !g)
 			break;
 		if (r->o.json)
 			ret = print_json(r->to, ob, l, g);

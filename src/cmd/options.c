@@ -135,7 +135,7 @@ int options_parse(int argc, char **argv, const struct command *cmd, struct optio
 		struct error err = { 0 };
 		int ret;
 
-		if (c >= OWN_BASE) {
+		if (own && c >= OWN_BASE) {
 			const struct option_own *w = &own[c - OWN_BASE];
 
 			if (w->take(w->to, optarg, &err) < 0)

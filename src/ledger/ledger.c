@@ -211,6 +211,8 @@ static void claims_clip(struct build *b)
 	uint64_t end[RANKS] = { 0 };
 	size_t i, kept = 0;
 
+	if (!b->n_claims)
+		return;
 	qsort(b->claims, b->n_claims, sizeof(*b->claims), claim_order);
 	for (i = 0; i < b->n_claims; i++) {
 		struct claim c = b->claims[i];

@@ -175,7 +175,6 @@ static int look_libc(struct look_job *j)
 	opts.n_holes = l->carriers->n;
 	opts.pthreads = pthreads;
 	opts.n_pthreads = l->n_threads;
-	ret = 0;
 	ret = libc_heap_walk(o->target, l->maps, o->images, l->res, &opts, &l->libc, &j->err);
 	if (ret < 0)
 		goto out;

@@ -244,6 +244,8 @@ static json_t *walk_json(const struct look *l)
 	json_object_set_new(j, "retries", number(c->retries));
 	json_object_set_new(j, "errors", number(c->errors));
 	json_object_set_new(j, "counter_mismatch", number(c->counter_mismatch));
+	json_object_set_new(j, "gone", number(c->gone));
+	json_object_set_new(j, "bad_tags", number(c->bad_tags));
 	json_object_set_new(j, "lost_bytes", number(c->lost_bytes));
 	json_object_set_new(j, "seconds", json_real(l->seconds));
 	json_object_set_new(j, "reads", number(l->io.reads));

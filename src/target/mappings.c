@@ -159,7 +159,7 @@ int mappings_read(struct target *t, struct mappings **out, struct error *err)
 				 "cannot read the memory map of process %d: %s", (int)target_pid(t),
 				 strerror(-ret));
 	}
-	for (line = m->text; *line; line = next) {
+	for (line = m->text; line && *line; line = next) {
 		struct mapping one;
 
 		next = strchr(line, '\n');

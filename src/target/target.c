@@ -239,8 +239,8 @@ static int stat_read(const struct target *t, uint64_t *start_ticks, char *state)
 	ssize_t n = target_proc_read(t, "stat", 4096, &text);
 	int field = 3;
 
-	if (n < 0)
-		return (int)n;
+	if (n < 0 || !text)
+		return n < 0 ? (int)n : -EPROTO;
 	p = strrchr(text, ')');
 	if (!p || p[1] != ' ') {
 		free(text);
