@@ -54,6 +54,7 @@ struct doctor {
 	double seconds; /* of the watch */
 	struct profile *growth;
 	struct symbols *symbols;
+	struct symbolizer *symbolizer;
 	struct natives *natives; /* whose library a module's NIFs are in */
 	struct session_stats stats;
 	struct error ended; /* the target ended while it was watched */
@@ -153,10 +154,19 @@ static int watch(struct doctor *d, struct error *err)
 	return ret;
 }
 
+/* Made before the watch, so that there are names when the target ends in it, and
+ * again after it, for code and libraries that were loaded meanwhile. */
+static int names_prepare(struct doctor *d, struct error *err)
+{
+	symbolizer_free(d->symbolizer);
+	d->symbolizer = NULL;
+	code_refresh(d->code, NULL);
+	return symbolizer_new(d->ob->vm, d->code, d->ob->images, &d->symbolizer, err);
+}
+
 static int trace_end(struct doctor *d, struct error *err)
 {
-	struct symbolizer *z = NULL;
-	int ret;
+	int ret = 0;
 
 	if (!d->session)
 		return 0;
@@ -170,11 +180,10 @@ static int trace_end(struct doctor *d, struct error *err)
 	d->symbols = symbols_new();
 	if (!d->symbols)
 		return -ENOMEM;
-	code_refresh(d->code, NULL);
-	ret = symbolizer_new(d->ob->vm, d->code, d->ob->images, &z, err);
-	if (ret == 0)
-		ret = profile_symbolize(d->growth, z, d->symbols, err);
-	symbolizer_free(z);
+	if (d->ended.code == EXIT_OK)
+		ret = names_prepare(d, err);
+	if (ret == 0 && d->symbolizer)
+		ret = profile_symbolize(d->growth, d->symbolizer, d->symbols, err);
 	/* names are a help, not the answer: what could be named is there */
 	return ret == -ENOMEM ? ret : 0;
 }
@@ -248,6 +257,7 @@ static int examine(struct doctor *d, FILE *to, struct error *err)
 			ret = session_baseline(d->session, d->look[0]->res, d->look[0]->maps, err);
 			if (ret < 0)
 				return ret;
+			names_prepare(d, NULL);
 		}
 		clock_gettime(CLOCK_MONOTONIC, &d->begin);
 		ret = watch(d, &d->ended);
@@ -281,6 +291,7 @@ static void doctor_free(struct doctor *d)
 	if (d->stuck)
 		return;
 	profile_free(d->growth);
+	symbolizer_free(d->symbolizer);
 	symbols_free(d->symbols);
 	natives_free(d->natives);
 	session_close(d->session);
