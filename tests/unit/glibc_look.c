@@ -142,13 +142,13 @@ static void line_compare(struct look *l, struct said *s, const struct libc_heap 
 		/* A chunk's user may use the next chunk's prev_size, unless it is mmapped. */
 		if (!seen || seen->addr != a || !seen->used ||
 		    (seen->size - 8 != b && seen->size - 16 != b))
-			wrong(s, &s->live_wrong, line), getenv("LOOKV") ? printf("# %s", line) : 0;
+			wrong(s, &s->live_wrong, line);
 	} else if (sscanf(line, "gone %lx", &a) == 1) {
 		seen = seen_at(l, a);
 		s->gone++;
 		/* Somebody inside libc may have got it, but not many. */
 		if (seen && seen->used && seen->addr == a)
-			wrong(s, &s->gone_wrong, line), getenv("LOOKV") ? printf("# %s", line) : 0;
+			wrong(s, &s->gone_wrong, line);
 	} else if (sscanf(line, "thread %lu %lx %lx %lx %lx", &a, &b, &c, &d, &e) == 5) {
 		s->threads++;
 		for (i = 0; i < n_stacks; i++)
