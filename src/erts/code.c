@@ -279,8 +279,7 @@ static int file_purged(struct code *c, struct code_module **gone, size_t n_gone)
 static int load(struct code *c, const struct code_candidate *k, struct code_module **out)
 {
 	if (c->source == CODE_JIT)
-		return code_jit_load(c->vm, k, &c->builder, &c->buf, &c->buf_size, out,
-				     &c->header);
+		return code_jit_load(c->vm, k, &c->builder, &c->buf, &c->buf_size, out, &c->header);
 	return code_ranges_load(c->vm, k, &c->builder, out);
 }
 

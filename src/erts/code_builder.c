@@ -89,8 +89,7 @@ static bool is_function(const char *name, size_t len)
 	return digits && len > 3 && name[len - 1] == '/';
 }
 
-void builder_func(struct code_builder *b, uint32_t start, uint32_t end, const char *raw,
-		  size_t len)
+void builder_func(struct code_builder *b, uint32_t start, uint32_t end, const char *raw, size_t len)
 {
 	struct code_func *f, *last = b->n_funcs ? &b->funcs[b->n_funcs - 1] : NULL;
 	size_t strings = b->n_strings;

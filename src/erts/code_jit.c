@@ -119,8 +119,8 @@ int code_jit_list(struct vm *vm, uint64_t descriptor, const struct code_module *
 		if (ret)
 			goto fail;
 		/* The first one's prev is not always reset when entries go. */
-		if ((before && e.prev != before) || e.next == addr || !e.symfile ||
-		    e.size < 16 || e.size > CODE_SYMFILE_MAX) {
+		if ((before && e.prev != before) || e.next == addr || !e.symfile || e.size < 16 ||
+		    e.size > CODE_SYMFILE_MAX) {
 			ret = -EAGAIN;
 			goto fail;
 		}

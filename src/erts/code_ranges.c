@@ -30,11 +30,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TABLES 3		    /* ERTS_NUM_CODE_IX */
-#define FUNCTIONS_MAX (1u << 20)    /* in a module */
-#define LINES_MAX (1u << 22)	    /* same */
-#define MODULE_MAX (1ull << 30)	    /* bytes of a module's code */
-#define ATOM_TAG 0x0bu		    /* _TAG_IMMED2_ATOM, erl_term.h, low 6 bits */
+#define TABLES	      3		   /* ERTS_NUM_CODE_IX */
+#define FUNCTIONS_MAX (1u << 20)   /* in a module */
+#define LINES_MAX     (1u << 22)   /* same */
+#define MODULE_MAX    (1ull << 30) /* bytes of a module's code */
+#define ATOM_TAG      0x0bu	   /* _TAG_IMMED2_ATOM, erl_term.h, low 6 bits */
 
 struct table {
 	uint64_t modules, n, allocated;
@@ -162,11 +162,11 @@ static ssize_t atom_text(struct vm *vm, uint64_t term, char *buf, size_t size, b
 }
 
 struct lines {
-	uint64_t *at;	 /* instruction of each */
+	uint64_t *at; /* instruction of each */
 	uint32_t *loc;
 	uint64_t *first; /* by function: where its lines begin, in the target */
 	uint64_t n, base;
-	uint64_t names;	 /* fname_ptr */
+	uint64_t names; /* fname_ptr */
 	uint64_t last_file;
 	char file[CODE_NAME_MAX];
 };

@@ -22,15 +22,15 @@
 
 #include "target/escape.h"
 
-#define TABLES 3	     /* ERTS_NUM_CODE_IX */
-#define SEGMENT 1024u	     /* INDEX_PAGE_SIZE, index.h */
-#define MODULES_MAX (1u << 16)
-#define FUNCTIONS_MAX 4096u  /* of one NIF library */
-#define NIF_MODULES_MAX 4096u /* with NIFs */
-#define NATIVES_MAX (1u << 18) /* looked at, whether they are good or not */
-#define BIFS_MAX 4096u
-#define ATOM_TAG 0x0bu
-#define NAME_MAX_ 2200
+#define TABLES		3     /* ERTS_NUM_CODE_IX */
+#define SEGMENT		1024u /* INDEX_PAGE_SIZE, index.h */
+#define MODULES_MAX	(1u << 16)
+#define FUNCTIONS_MAX	4096u	   /* of one NIF library */
+#define NIF_MODULES_MAX 4096u	   /* with NIFs */
+#define NATIVES_MAX	(1u << 18) /* looked at, whether they are good or not */
+#define BIFS_MAX	4096u
+#define ATOM_TAG	0x0bu
+#define NAME_MAX_	2200
 
 /* Public since NIF 2.7 (erl_nif.h). */
 struct nif_func {

@@ -32,17 +32,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PID_TAG 0x3u   /* _TAG_IMMED1_PID, low 4 bits */
-#define ATOM_TAG 0x0bu /* _TAG_IMMED2_ATOM, low 6 bits */
-#define SMALL_TAG 0xfu /* _TAG_IMMED1_SMALL, low 4 bits */
-#define LIST_TAG 0x1u
+#define PID_TAG	  0x3u	/* _TAG_IMMED1_PID, low 4 bits */
+#define ATOM_TAG  0x0bu /* _TAG_IMMED2_ATOM, low 6 bits */
+#define SMALL_TAG 0xfu	/* _TAG_IMMED1_SMALL, low 4 bits */
+#define LIST_TAG  0x1u
 #define BOXED_TAG 0x2u
-#define TUPLE(n) ((uint64_t)(n) << 6) /* header of a tuple */
+#define TUPLE(n)  ((uint64_t)(n) << 6) /* header of a tuple */
 
-#define TABLE_MAX (1ull << 27)	   /* ERTS_MAX_PROCESSES */
-#define SCHEDULERS_MAX 1024	   /* ERTS_MAX_NO_OF_SCHEDULERS */
-#define DICTIONARY_MAX 4096	   /* slots and entries of a dictionary that are looked at */
-#define COPY_MAX 4096		   /* more than sizeof(Process) in any release */
+#define TABLE_MAX      (1ull << 27) /* ERTS_MAX_PROCESSES */
+#define SCHEDULERS_MAX 1024	    /* ERTS_MAX_NO_OF_SCHEDULERS */
+#define DICTIONARY_MAX 4096	    /* slots and entries of a dictionary that are looked at */
+#define COPY_MAX       4096	    /* more than sizeof(Process) in any release */
 
 struct ptab {
 	uint64_t tab, max, invalid;
@@ -235,8 +235,8 @@ static int add_slots(struct vm *vm, const struct ptab *t, const uint64_t *slots,
 			uint64_t now = 0;
 
 			/* One that has gone since is no gap. */
-			if (ret == -ENODATA || (!vm_read_u64(vm, t->tab + 8 * (first + i), &now) &&
-						now == slots[i]))
+			if (ret == -ENODATA ||
+			    (!vm_read_u64(vm, t->tab + 8 * (first + i), &now) && now == slots[i]))
 				p->torn++;
 			continue;
 		}
@@ -316,8 +316,8 @@ const struct process *processes_find(const struct processes *p, uint64_t pid)
 
 /* ---- labels --------------------------------------------------------------- */
 
-static size_t mfa_text(struct vm *vm, uint64_t module, uint64_t function, uint64_t arity,
-		       char *buf, size_t size)
+static size_t mfa_text(struct vm *vm, uint64_t module, uint64_t function, uint64_t arity, char *buf,
+		       size_t size)
 {
 	char m[PROCESS_LABEL_MAX / 2 - 8], f[PROCESS_LABEL_MAX / 2 - 8];
 	int n;
@@ -372,7 +372,8 @@ static size_t dictionary_call(struct vm *vm, uint64_t dictionary, char *buf, siz
 		if (vm_read_u64(vm, at + 8 * i, &term))
 			return 0;
 		while ((term & 3) == LIST_TAG) {
-			if (++looked > DICTIONARY_MAX || vm_read(vm, term & ~7ull, cell, sizeof(cell)))
+			if (++looked > DICTIONARY_MAX ||
+			    vm_read(vm, term & ~7ull, cell, sizeof(cell)))
 				return 0;
 			n = entry_text(vm, cell[0], buf, size);
 			if (n)
@@ -460,8 +461,8 @@ static int add_schedulers(struct vm *vm, enum anchor_id anchor, enum scheduler_k
 
 		/* The array has no length of its own: it ends where the numbers do. */
 		if (vm_read_field(vm, s.addr,
-				  kind == SCHEDULER_NORMAL ? l->ErtsSchedulerData__no :
-							     l->ErtsSchedulerData__dirty_no,
+				  kind == SCHEDULER_NORMAL ? l->ErtsSchedulerData__no
+							   : l->ErtsSchedulerData__dirty_no,
 				  &number) ||
 		    number != i + 1 ||
 		    vm_read_field(vm, s.addr, l->ErtsSchedulerData__tid, &s.pthread) ||

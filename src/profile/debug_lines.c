@@ -24,7 +24,7 @@
 #include "target/escape.h"
 
 #define DEPTH_MAX 32 /* functions inlined into each other */
-#define TEXT_MAX 1024
+#define TEXT_MAX  1024
 
 struct debug_lines {
 	int fd;

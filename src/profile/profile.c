@@ -12,13 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FRAMES_MAX 65536u	 /* in one stack */
-#define STACKS_MAX (1u << 24)	 /* distinct ones in a profile */
-#define EMPTY UINT32_MAX
+#define FRAMES_MAX 65536u     /* in one stack */
+#define STACKS_MAX (1u << 24) /* distinct ones in a profile */
+#define EMPTY	   UINT32_MAX
 
 struct profile_index {
-	uint32_t *slots; /* index into stacks[], EMPTY */
-	size_t n_slots;	 /* power of two, 0: has to be built */
+	uint32_t *slots;  /* index into stacks[], EMPTY */
+	size_t n_slots;	  /* power of two, 0: has to be built */
 	size_t allocated; /* of stacks[] */
 };
 

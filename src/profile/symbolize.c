@@ -36,13 +36,13 @@
 #include "profile/kernel_symbols.h"
 #include "target/escape.h"
 
-#define TEXT_MAX 2048
-#define MANGLED_MAX 2048	  /* longer ones stay as they are */
-#define HDR_MAX (8u << 20)	  /* bytes of an .eh_frame_hdr */
-#define DW_EH_PE_SDATA4 0x0bu	  /* low 4 bits of an encoding: form */
-#define DW_EH_PE_UDATA4 0x03u
+#define TEXT_MAX	 2048
+#define MANGLED_MAX	 2048	    /* longer ones stay as they are */
+#define HDR_MAX		 (8u << 20) /* bytes of an .eh_frame_hdr */
+#define DW_EH_PE_SDATA4	 0x0bu	    /* low 4 bits of an encoding: form */
+#define DW_EH_PE_UDATA4	 0x03u
 #define DW_EH_PE_DATAREL 0x30u
-#define DW_EH_PE_PCREL 0x10u
+#define DW_EH_PE_PCREL	 0x10u
 
 struct module {
 	struct image *image;
@@ -50,7 +50,7 @@ struct module {
 	enum frame_kind kind;
 	bool debug_asked, lines_asked, hdr_asked;
 	struct debug_lines *lines;
-	uint64_t hdr;	   /* run-time address of .eh_frame_hdr */
+	uint64_t hdr;	     /* run-time address of .eh_frame_hdr */
 	int32_t (*table)[2]; /* function, FDE; relative to hdr */
 	uint32_t n_table;
 };
@@ -70,8 +70,9 @@ struct symbolizer {
 /* ---- modules -------------------------------------------------------------- */
 
 static const char *const libc_prefixes[] = {
-	"libc.", "libc-", "libpthread", "ld-", "ld.", "libstdc++", "libgcc_s", "libm.",
-	"libm-", "librt.", "librt-", "libdl.", "libdl-", "libjemalloc", "libmimalloc", "libtcmalloc",
+	"libc.",    "libc-",	   "libpthread",  "ld-",	 "ld.",	   "libstdc++",
+	"libgcc_s", "libm.",	   "libm-",	  "librt.",	 "librt-", "libdl.",
+	"libdl-",   "libjemalloc", "libmimalloc", "libtcmalloc",
 };
 
 static bool has_native(const struct natives *n, const struct image *i)
@@ -241,8 +242,8 @@ static bool find_function(struct symbolizer *z, struct module *m, uint64_t addr,
 	if (!low)
 		return false;
 	*start = m->hdr + (uint64_t)(int64_t)m->table[low - 1][0];
-	return addr - *start < fde_length(z, m->hdr + (uint64_t)(int64_t)m->table[low - 1][1],
-					  *start);
+	return addr - *start <
+	       fde_length(z, m->hdr + (uint64_t)(int64_t)m->table[low - 1][1], *start);
 }
 
 /* ---- one address ---------------------------------------------------------- */

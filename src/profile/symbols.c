@@ -7,8 +7,8 @@
 #include "profile/symbolize.h"
 
 #define SYMBOLS_MAX (1u << 24)
-#define CHAIN_MAX 64 /* functions inlined into each other at one address */
-#define EMPTY UINT32_MAX
+#define CHAIN_MAX   64 /* functions inlined into each other at one address */
+#define EMPTY	    UINT32_MAX
 
 struct entry {
 	struct symbol_key key;

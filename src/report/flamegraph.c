@@ -28,13 +28,13 @@
 
 #include "report/profile_report.h"
 
-#define WIDTH 1200.0
-#define MARGIN 10.0
-#define ROW 17.0
-#define TOP 86.0     /* title, numbers, legend */
-#define BOTTOM 34.0  /* details */
-#define CHAR 6.7     /* pixels of one character at 11 px, and a little */
-#define NARROW 0.2   /* pixels */
+#define WIDTH	 1200.0
+#define MARGIN	 10.0
+#define ROW	 17.0
+#define TOP	 86.0 /* title, numbers, legend */
+#define BOTTOM	 34.0 /* details */
+#define CHAR	 6.7  /* pixels of one character at 11 px, and a little */
+#define NARROW	 0.2  /* pixels */
 #define ROWS_MAX 600u
 #define TEXT_MAX 4400
 
@@ -228,8 +228,10 @@ static void put_numbers(FILE *to, const struct profile_report *r, uint64_t narro
 
 	fprintf(to, "%s%s in %zu different stacks, width is %s; %.1f%% of events reach the root",
 		weight_format(total, sizeof(total), p, r->total),
-		r->gross ? " (gross)" : strcmp(p->kind, "growth") == 0 ? " net" : "", r->n_stacks,
-		p->unit, share);
+		r->gross			 ? " (gross)"
+		: strcmp(p->kind, "growth") == 0 ? " net"
+						 : "",
+		r->n_stacks, p->unit, share);
 	if (r->negative)
 		fprintf(to, "; not drawn: %s given back",
 			weight_format(other, sizeof(other), p, r->negative));
@@ -269,8 +271,9 @@ static void put_box(struct drawing *d, uint32_t node, double x, unsigned depth)
 		"<title>",
 		(x - MARGIN) / (WIDTH - 2 * MARGIN), w / (WIDTH - 2 * MARGIN), depth);
 	put_text(d->to, name->text);
-	fprintf(d->to, " (%s, %.2f%%, %s)</title><rect class=\"%s\" x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" "
-		       "height=\"%.1f\" rx=\"1\"/><text x=\"%.2f\" y=\"%.1f\">",
+	fprintf(d->to,
+		" (%s, %.2f%%, %s)</title><rect class=\"%s\" x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" "
+		"height=\"%.1f\" rx=\"1\"/><text x=\"%.2f\" y=\"%.1f\">",
 		weight_format(weight, sizeof(weight), r->profile, n->total),
 		100.0 * (double)n->drawn / all, frame_kind_name(name->kind),
 		kinds[kind_index(name->kind)].class, x, y, w, ROW - 1, x + 3, y + 12);
@@ -364,7 +367,8 @@ void profile_flamegraph(FILE *to, const struct profile_report *r)
 	d.narrow = 0;
 	walk(&d);
 	if (!d.rows)
-		fprintf(to, "<text class=\"s\" x=\"%.0f\" y=\"%.0f\">There is nothing to draw.</text>\n",
+		fprintf(to,
+			"<text class=\"s\" x=\"%.0f\" y=\"%.0f\">There is nothing to draw.</text>\n",
 			MARGIN, TOP + 12);
 	fprintf(to, "<script><![CDATA[%s]]></script>\n</svg>\n", script);
 }

@@ -30,9 +30,18 @@
 
 #include "report/profile_report.h"
 
-enum { PROFILE_SAMPLE_TYPE = 1, PROFILE_SAMPLE, PROFILE_MAPPING, PROFILE_LOCATION,
-       PROFILE_FUNCTION, PROFILE_STRING, PROFILE_TIME = 9, PROFILE_DURATION,
-       PROFILE_COMMENT = 13, PROFILE_DEFAULT_TYPE };
+enum {
+	PROFILE_SAMPLE_TYPE = 1,
+	PROFILE_SAMPLE,
+	PROFILE_MAPPING,
+	PROFILE_LOCATION,
+	PROFILE_FUNCTION,
+	PROFILE_STRING,
+	PROFILE_TIME = 9,
+	PROFILE_DURATION,
+	PROFILE_COMMENT = 13,
+	PROFILE_DEFAULT_TYPE
+};
 
 struct bytes {
 	unsigned char *v;
@@ -395,8 +404,7 @@ static void put_sample(struct pprof *p, const struct report_stack *s, const stru
 	emit(p, PROFILE_SAMPLE, &p->part);
 }
 
-int profile_pprof(FILE *to, const struct profile_report *r, uint64_t time_ns,
-		  uint64_t duration_ns)
+int profile_pprof(FILE *to, const struct profile_report *r, uint64_t time_ns, uint64_t duration_ns)
 {
 	struct pprof p = { .r = r, .to = to };
 	uint64_t *mapping = calloc(r->n_names + 1, sizeof(*mapping));
@@ -404,8 +412,9 @@ int profile_pprof(FILE *to, const struct profile_report *r, uint64_t time_ns,
 	size_t i, n = 0;
 
 	locations = make_locations(&p, &n);
-	if (!locations || !mapping || deflateInit2(&p.z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, 15 + 16,
-						   8, Z_DEFAULT_STRATEGY) != Z_OK) {
+	if (!locations || !mapping ||
+	    deflateInit2(&p.z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) !=
+		    Z_OK) {
 		free(locations);
 		free(mapping);
 		return -ENOMEM;
@@ -422,8 +431,7 @@ int profile_pprof(FILE *to, const struct profile_report *r, uint64_t time_ns,
 	emit_number(&p, PROFILE_TIME, time_ns);
 	emit_number(&p, PROFILE_DURATION, duration_ns);
 	emit_number(&p, PROFILE_COMMENT, string(&p, r->title));
-	emit_number(&p, PROFILE_DEFAULT_TYPE,
-		    string(&p, r->gross ? "gross" : r->profile->kind));
+	emit_number(&p, PROFILE_DEFAULT_TYPE, string(&p, r->gross ? "gross" : r->profile->kind));
 	if (!p.error)
 		deflate_out(&p, NULL, 0, Z_FINISH);
 	deflateEnd(&p.z);

@@ -8,11 +8,11 @@
 
 #include "report/units.h"
 
-#define NAMES_MAX (1u << 22)
-#define NODES_MAX (1u << 24)
+#define NAMES_MAX  (1u << 22)
+#define NODES_MAX  (1u << 24)
 #define FRAMES_MAX (1u << 28)
-#define CHAIN_MAX 64
-#define TEXT_MAX 4400
+#define CHAIN_MAX  64
+#define TEXT_MAX   4400
 
 struct report_index {
 	uint32_t *names; /* hash of text and kind -> number + 1 */
@@ -90,8 +90,8 @@ const char *frame_kind_name(enum frame_kind kind)
 char *weight_format(char *buf, size_t size, const struct profile *p, int64_t weight)
 {
 	if (strcmp(p->unit, "bytes") == 0)
-		return weight < 0 ? unit_format_signed(buf, size, UNIT_AUTO, weight) :
-				    unit_format(buf, size, UNIT_AUTO, (uint64_t)weight);
+		return weight < 0 ? unit_format_signed(buf, size, UNIT_AUTO, weight)
+				  : unit_format(buf, size, UNIT_AUTO, (uint64_t)weight);
 	if (strcmp(p->unit, "ns") == 0)
 		snprintf(buf, size, "%.2f s", (double)weight / 1e9);
 	else
@@ -180,8 +180,8 @@ static void frame_text(char *buf, size_t size, const struct frame *f, const stru
 	if (!s)
 		snprintf(buf, size, "0x%" PRIx64, f->addr);
 	else if (s->kind == FRAME_KERNEL)
-		s->name ? snprintf(buf, size, "%s_[k]", s->name) :
-			  snprintf(buf, size, "0x%" PRIx64 "_[k]", s->offset);
+		s->name ? snprintf(buf, size, "%s_[k]", s->name)
+			: snprintf(buf, size, "0x%" PRIx64 "_[k]", s->offset);
 	else if (s->name && (s->kind == FRAME_ERLANG || s->kind == FRAME_GLUE || !s->module))
 		snprintf(buf, size, "%s", s->name);
 	else if (s->name)

@@ -18,9 +18,9 @@
 #include "erts/code.h"
 #include "erts/code_store.h"
 
-#define BASE 0x7f0000000000ull
-#define BYTES (256u << 10)
-#define CODE 0x7f1000000000ull
+#define BASE	  0x7f0000000000ull
+#define BYTES	  (256u << 10)
+#define CODE	  0x7f1000000000ull
 #define EXIT_ADDR (CODE + 0x40)
 
 /* A target that is one buffer; addresses are BASE + offset. */
@@ -431,7 +431,8 @@ static void memory_used_again_is_no_old_acquaintance(void **state)
 
 	add_fragments(w);
 	begin(&t, CODE + 0x1000, 0x100, 1, "m");
-	range(&t, 0, 0x100, 0, "m:this_function_has_a_name_that_is_rather_long_so_that_it_ends_late_a/1");
+	range(&t, 0, 0x100, 0,
+	      "m:this_function_has_a_name_that_is_rather_long_so_that_it_ends_late_a/1");
 	entry = add_entry(w, &t);
 	symfile = get64(w, entry + 16);
 	size = get64(w, entry + 24);
@@ -442,7 +443,8 @@ static void memory_used_again_is_no_old_acquaintance(void **state)
 
 	unlink_entry(w, entry);
 	begin(&t, CODE + 0x1000, 0x100, 1, "m");
-	range(&t, 0, 0x100, 0, "m:this_function_has_a_name_that_is_rather_long_so_that_it_ends_late_b/1");
+	range(&t, 0, 0x100, 0,
+	      "m:this_function_has_a_name_that_is_rather_long_so_that_it_ends_late_b/1");
 	assert_int_equal(t.n, size);
 	memcpy(w->mem + (symfile - BASE), t.v, t.n);
 	link_entry(w, entry, symfile, size); /* at the head now */

@@ -31,9 +31,22 @@ static uint32_t next_random(void)
 
 /* Raw names as a target could have them. */
 static const char *const hostile[] = {
-	"plain", "a;b", "x 12", "<script>alert(1)</script>", "&amp;\"'>", "]]>", "tab\tnew\nline\r",
-	"\x1b[31mred", "\xff\xfe\x80", "\xc3\xa4\xe2\x82\xac", "\xe2\x80\xaelive", "", "\\x3B",
-	"%s%n%d", "${x}`id`", "very_long_name_that_does_not_fit_into_its_box_whatever_happens/255",
+	"plain",
+	"a;b",
+	"x 12",
+	"<script>alert(1)</script>",
+	"&amp;\"'>",
+	"]]>",
+	"tab\tnew\nline\r",
+	"\x1b[31mred",
+	"\xff\xfe\x80",
+	"\xc3\xa4\xe2\x82\xac",
+	"\xe2\x80\xaelive",
+	"",
+	"\\x3B",
+	"%s%n%d",
+	"${x}`id`",
+	"very_long_name_that_does_not_fit_into_its_box_whatever_happens/255",
 };
 
 #define N_HOSTILE (sizeof(hostile) / sizeof(hostile[0]))
@@ -47,8 +60,9 @@ struct made {
 /* `stacks` random stacks over the hostile names. */
 static void make(struct made *m, unsigned stacks, bool negative)
 {
-	static const enum frame_kind kinds[] = { FRAME_ERLANG, FRAME_GLUE, FRAME_ERTS, FRAME_NIF,
-						 FRAME_LIBC, FRAME_LIBRARY, FRAME_KERNEL };
+	static const enum frame_kind kinds[] = { FRAME_ERLANG, FRAME_GLUE, FRAME_ERTS,
+						 FRAME_NIF,    FRAME_LIBC, FRAME_LIBRARY,
+						 FRAME_KERNEL };
 	unsigned i, j;
 
 	m->p = profile_new("growth", "bytes");
@@ -100,8 +114,8 @@ static void unmake(struct made *m)
 	symbols_free(m->s);
 }
 
-static char *written(const struct profile_report *r, int (*fn)(FILE *, const struct profile_report *),
-		     size_t *size)
+static char *written(const struct profile_report *r,
+		     int (*fn)(FILE *, const struct profile_report *), size_t *size)
 {
 	char *text = NULL;
 	FILE *f = open_memstream(&text, size);
@@ -159,9 +173,10 @@ static void names_are_as_documented(void **state)
 	free(text);
 	profile_report_free(r);
 
-	assert_int_equal(profile_report_new(
-				 p, s, &(struct profile_report_opts){ .invert = true, .gross = true },
-				 &r),
+	assert_int_equal(profile_report_new(p, s,
+					    &(struct profile_report_opts){ .invert = true,
+									   .gross = true },
+					    &r),
 			 0);
 	text = written(r, profile_folded, &size);
 	assert_string_equal(text, "do_mmap_[k];malloc [libc.so.6];x_nif.so+0x1240;"
@@ -194,20 +209,23 @@ static void filters_choose_stacks(void **state)
 			sum += m.p->stacks[i].weight;
 			n++;
 		}
-	assert_int_equal(
-		profile_report_new(m.p, m.s, &(struct profile_report_opts){ .process = "plain" }, &r),
-		0);
+	assert_int_equal(profile_report_new(m.p, m.s,
+					    &(struct profile_report_opts){ .process = "plain" },
+					    &r),
+			 0);
 	assert_int_equal(r->total, sum);
 	assert_int_equal(r->n_stacks, n);
 	profile_report_free(r);
-	assert_int_equal(profile_report_new(
-				 m.p, m.s, &(struct profile_report_opts){ .library = "nowhere" }, &r),
+	assert_int_equal(profile_report_new(m.p, m.s,
+					    &(struct profile_report_opts){ .library = "nowhere" },
+					    &r),
 			 0);
 	assert_int_equal(r->total, 0);
 	assert_int_equal(r->n_stacks, 0);
 	profile_report_free(r);
-	assert_int_equal(profile_report_new(
-				 m.p, m.s, &(struct profile_report_opts){ .library = "plain" }, &r),
+	assert_int_equal(profile_report_new(m.p, m.s,
+					    &(struct profile_report_opts){ .library = "plain" },
+					    &r),
 			 0);
 	assert_true(r->n_stacks > 10 && r->n_stacks < m.p->n);
 	profile_report_free(r);
@@ -298,7 +316,8 @@ static void svg_is_well_formed(void **state)
 		snprintf(command, sizeof(command), "xmllint --noout %s", path);
 	else if (have("command -v python3 >/dev/null"))
 		snprintf(command, sizeof(command),
-			 "python3 -c 'import sys,xml.dom.minidom as m; m.parse(sys.argv[1])' %s", path);
+			 "python3 -c 'import sys,xml.dom.minidom as m; m.parse(sys.argv[1])' %s",
+			 path);
 	else
 		snprintf(command, sizeof(command), "true");
 	assert_int_equal(system(command), 0);

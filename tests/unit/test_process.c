@@ -16,9 +16,9 @@
 
 #include "erts/process.h"
 
-#define BASE 0x7f0000000000ull
-#define BYTES (1u << 20)
-#define SLOTS 64u
+#define BASE	0x7f0000000000ull
+#define BYTES	(1u << 20)
+#define SLOTS	64u
 #define INVALID (BASE + 0x40)
 
 struct world {

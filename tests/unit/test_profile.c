@@ -74,8 +74,8 @@ static void equal_stacks_are_one(void **state)
 		t.n = next_random() % 6;
 		for (j = 0; j < t.n; j++) {
 			t.frames[j].addr = 0x1000 + next_random() % 3;
-			t.frames[j].kind = (uint8_t)(next_random() % 2 ? FRAME_ERLANG :
-								       FRAME_NATIVE);
+			t.frames[j].kind =
+				(uint8_t)(next_random() % 2 ? FRAME_ERLANG : FRAME_NATIVE);
 		}
 		t.process = next_random() % 2;
 		t.label = (int)(next_random() % 4);
@@ -146,8 +146,11 @@ static void sums_stop_at_the_ends(void **state)
 
 static void instructions_and_return_addresses(void **state)
 {
-	struct frame frames[] = { { 1, FRAME_KERNEL }, { 2, FRAME_KERNEL }, { 3, FRAME_NATIVE },
-				  { 4, FRAME_ERLANG }, { 5, FRAME_KERNEL } };
+	struct frame frames[] = { { 1, FRAME_KERNEL },
+				  { 2, FRAME_KERNEL },
+				  { 3, FRAME_NATIVE },
+				  { 4, FRAME_ERLANG },
+				  { 5, FRAME_KERNEL } };
 	struct profile_stack s = { .frames = frames, .n = 5 };
 
 	assert_true(profile_frame_exact(&s, 0));
@@ -172,8 +175,10 @@ static void symbols_come_back_as_they_were_put(void **state)
 	assert_null(symbols_find(s, &stack, 0));
 	for (i = 0; i < 3000; i++) {
 		struct symbol outer = { .name = "outer", .kind = FRAME_NIF, .line = 7 };
-		struct symbol one = { .name = name, .module = i % 2 ? "lib.so" : NULL,
-				      .kind = FRAME_NIF, .offset = i,
+		struct symbol one = { .name = name,
+				      .module = i % 2 ? "lib.so" : NULL,
+				      .kind = FRAME_NIF,
+				      .offset = i,
 				      .outer = i % 3 ? NULL : &outer };
 
 		snprintf(name, sizeof(name), "f%zu", i);
@@ -245,7 +250,7 @@ static void own_close(struct own *o)
 static void exported_functions_have_their_names(void **state)
 {
 	static const char *const names[] = { "deflate", "inflate", "crc32", "adler32",
-					     "qsort", "getline", "fopen" };
+					     "qsort",	"getline", "fopen" };
 	struct symbol s;
 	struct own o;
 	size_t i;
@@ -262,8 +267,8 @@ static void exported_functions_have_their_names(void **state)
 			continue;
 		assert_non_null(realpath(info.dli_fname, path)); /* as maps has it */
 		end = strrchr(path, '/');
-		assert_int_equal(symbolizer_symbol(o.z, (uint64_t)(uintptr_t)addr + 1,
-						   FRAME_NATIVE, true, &s),
+		assert_int_equal(symbolizer_symbol(o.z, (uint64_t)(uintptr_t)addr + 1, FRAME_NATIVE,
+						   true, &s),
 				 0);
 		assert_non_null(s.name);
 		/* an address may have several names */
@@ -338,8 +343,7 @@ static void a_nameless_function_is_its_beginning(void **state)
 	assert_string_equal(a.module, "x_nif.so");
 	assert_int_equal(a.kind, FRAME_NIF); /* it defines nif_init */
 	assert_int_equal(a.offset, b.offset);
-	assert_int_equal(a.offset,
-			 addr - image_bias(images_find(o.images, addr)));
+	assert_int_equal(a.offset, addr - image_bias(images_find(o.images, addr)));
 	symbol_clear(&a);
 	symbol_clear(&b);
 	own_close(&o);
