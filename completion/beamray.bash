@@ -36,18 +36,38 @@ _beamray()
 		mapfile -t COMPREPLY < <(compgen -W "B KiB MiB GiB auto" -- "$cur")
 		return
 		;;
-	-i | --interval | -c | --count)
+	-f | --format)
+		mapfile -t COMPREPLY < <(compgen -W "text json folded svg pprof speedscope" -- "$cur")
+		return
+		;;
+	--kind)
+		mapfile -t COMPREPLY < <(compgen -W "growth" -- "$cur")
+		return
+		;;
+	-d | --duration | -i | --interval | -c | --count | --budget | --process | --library)
 		return
 		;;
 	esac
 
 	local options='-h --help -V --version'
 	case $command in
-	'') options="memory check $options" ;;
+	'') options="doctor memory record report diff check $options" ;;
 	memory) options="-p --pid --json -i --interval -c --count --unit --quick -o --output -v --verbose -h --help" ;;
+	doctor) options="-p --pid -d --duration --json --no-uprobes --still --budget --unit -o --output -v --verbose -h --help" ;;
+	record) options="-p --pid -o --output -d --duration -i --interval --growth --no-uprobes --budget -v --verbose -h --help" ;;
+	report)
+		options="-f --format --json --kind --process --library --invert --unit -o --output -v --verbose -h --help"
+		[[ $cur == -* ]] || compopt -o default
+		;;
+	diff)
+		options="--json --kind --unit -o --output -v --verbose -h --help"
+		[[ $cur == -* ]] || compopt -o default
+		;;
 	check) options="-p --pid --json -o --output -v --verbose -h --help" ;;
 	*) return ;;
 	esac
+	# report and diff take files: those are completed where no option fits
+	[[ $command == @(report|diff) && $cur != -* ]] && return
 	mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
 } &&
 	complete -F _beamray beamray
