@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #define PAGES		  256	     /* of the cache: 1 MiB */
+#define READS_MAX	  400000     /* a VM with a million atoms takes 20,000 */
 #define DEBUG_SYMBOLS_MAX (1U << 20) /* beam.smp has some 20,000 */
 
 static const struct {
@@ -106,8 +107,17 @@ bool anchor_missing(const struct anchor_search *s, enum anchor_id id)
 	return !s->a->v[id].addr;
 }
 
+struct anchor_pages {
+	uint64_t page[PAGES];
+	unsigned reads; /* of the target, in this search */
+	unsigned char data[PAGES][TARGET_PAGE];
+};
+
 bool anchor_read(const struct anchor_search *s, uint64_t addr, void *buf, size_t len)
 {
+	/* An image full of pointers must not keep us busy for minutes. */
+	if (s->pages && ++s->pages->reads > READS_MAX)
+		return false;
 	return target_read(s->target, addr, buf, len) == 0;
 }
 
@@ -115,11 +125,6 @@ bool anchor_u64(const struct anchor_search *s, uint64_t addr, uint64_t *out)
 {
 	return anchor_read(s, addr, out, sizeof(*out));
 }
-
-struct anchor_pages {
-	uint64_t page[PAGES];
-	unsigned char data[PAGES][TARGET_PAGE];
-};
 
 bool anchor_peek(const struct anchor_search *s, uint64_t addr, void *buf, size_t len)
 {

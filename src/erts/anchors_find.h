@@ -11,7 +11,7 @@
 /* ---- anchors_image.c: the image of beam.smp, in our memory ------------------------------- */
 
 #define IMAGE_PIECES_MAX 16
-#define IMAGE_BYTES_MAX	 (64ULL << 20)
+#define IMAGE_BYTES_MAX	 (32ULL << 20)
 
 /* A run of the image that is not code. */
 struct image_piece {
