@@ -69,6 +69,9 @@ int cpu_sample(struct sample_context *ctx)
 		s->r13 = ctx->r13;
 	} else if (!sample_kernel(s, ctx)) {
 		return 0;
+	} else {
+		/* perhaps in the fault that brings the stack's next page */
+		s->fault_page = s->sp & ~(PAGE_BYTES - 1);
 	}
 	stack_walk(SLOT_SAMPLE);
 	stack_send(SLOT_SAMPLE);

@@ -44,7 +44,8 @@
 #define SCAN_CHUNKS 12	/* leaf part: at most so many chunks of the Erlang stack */
 #define ROOT_CHUNKS 3	/* root part: the last so many */
 #define NATIVE_STEPS 96
-#define CODE_BYTES 24	/* looked at behind a call for the switch of stacks */
+#define CODE_NEAR 20	/* bytes behind a call in which the switch of stacks nearly always is */
+#define CODE_FAR 64	/* and where it is when several calls are made in a row */
 
 const volatile struct config cfg;
 
@@ -684,8 +685,9 @@ static __always_inline bool process_stack(struct scratch *s)
 __noinline int jit_step(__u32 slot)
 {
 	struct scratch *s = scratch_get(slot);
-	unsigned char code[CODE_BYTES];
+	unsigned char *code;
 	__u64 e = 0;
+	__u32 n;
 	bool from_stop = false;
 
 	if (!s)
@@ -710,11 +712,18 @@ __noinline int jit_step(__u32 slot)
 	if (s->exact && s->sp >= s->heap && s->sp <= s->hend) {
 		e = s->sp;
 	} else {
-		if (read_user(code, sizeof(code), s->ip)) {
-			cut(s, CUT_READ);
-			return 0;
+		code = (unsigned char *)s->chunk;
+		n = CODE_FAR;
+		if (read_user(code, CODE_FAR + 4, s->ip)) {
+			n = CODE_NEAR; /* the page behind may not be there */
+			if (read_user(code, CODE_NEAR + 4, s->ip)) {
+				cut(s, CUT_READ);
+				return 0;
+			}
 		}
-		for (int i = 0; i < CODE_BYTES - 4; i++) {
+		for (__u32 i = 0; i < CODE_FAR; i++) {
+			if (i >= n)
+				break;
 			if (code[i] == 0x48 && code[i + 1] == 0x89 && code[i + 2] == 0xec) {
 				e = s->bp; /* mov rsp, rbp */
 				break;
@@ -725,6 +734,10 @@ __noinline int jit_step(__u32 slot)
 				from_stop = true;
 				break;
 			}
+			/* further on, whatever may be a jump or a return ends it:
+			 * what is behind belongs to something else */
+			if (i >= CODE_NEAR && (code[i] == 0xe9 || code[i] == 0xeb || code[i] == 0xc3))
+				break;
 		}
 	}
 	if (!e || (e & 7)) {

@@ -9,8 +9,9 @@
 -module(trace_load).
 -export([start/1]).
 -export([leak_normal/2, leak_dirty_cpu/2, leak_dirty_io/2, leak_mmap/2, leak_populate/2,
-         leak_realloc/2, leak_new/2, leak_thread/2, no_leak/2, truth/0]).
--export([outer/3, middle/3, bottom/3, churn/1]).
+         leak_realloc/2, leak_new/2, leak_thread/2, no_leak/2, truth/0,
+         burn_normal/2, burn_dirty/2]).
+-export([outer/3, middle/3, bottom/3, churn/1, spin/2]).
 
 leak_normal(_, _) -> erlang:nif_error(not_loaded).
 leak_dirty_cpu(_, _) -> erlang:nif_error(not_loaded).
@@ -21,6 +22,8 @@ leak_realloc(_, _) -> erlang:nif_error(not_loaded).
 leak_new(_, _) -> erlang:nif_error(not_loaded).
 leak_thread(_, _) -> erlang:nif_error(not_loaded).
 no_leak(_, _) -> erlang:nif_error(not_loaded).
+burn_normal(_, _) -> erlang:nif_error(not_loaded).
+burn_dirty(_, _) -> erlang:nif_error(not_loaded).
 truth() -> erlang:nif_error(not_loaded).
 
 start([Kind, Nif, Dir | Numbers]) ->
@@ -71,6 +74,18 @@ bottom(leak_new, Count, Bytes) -> {bottom, leak_new(Count, Bytes)};
 bottom(leak_thread, Count, Bytes) -> {bottom, leak_thread(Count, Bytes)};
 bottom(no_leak, Count, Bytes) -> {bottom, no_leak(Count, Bytes)};
 bottom(deep, Count, Bytes) -> {bottom, deep(Bytes, Count)};
+bottom(burn_normal, Count, Ms) -> {bottom, burn_normal(Count, Ms)};
+bottom(burn_dirty, Count, Ms) -> {bottom, burn_dirty(Count, Ms)};
+bottom(spin, Count, _) -> {bottom, spin(Count, 0)};
+bottom(body, Count, Depth) -> {bottom, body(Depth, Count)};
+bottom(collect, Count, Size) -> {bottom, collect(Count, Size)};
+bottom(hash, Count, Size) -> {bottom, hash(Count, lists:seq(1, Size))};
+bottom(encode, Count, Size) -> {bottom, encode(Count, lists:seq(1, Size))};
+bottom(table, Count, Size) ->
+    Table = ets:new(table, []),
+    Result = table(Count, Table, lists:seq(1, Size)),
+    ets:delete(Table),
+    {bottom, Result};
 bottom(churn, Count, _) -> [spawn(?MODULE, churn, [0]) || _ <- lists:seq(1, Count)], {bottom, ok}.
 
 %% Body recursion of that depth, with the leak at its end.
@@ -82,3 +97,26 @@ churn(N) ->
     L = [{X, N} || X <- lists:seq(1, 20000 + erlang:phash2(N, 180000))],
     _ = length(lists:reverse(L)),
     churn(N + 1).
+
+%% Work of known shape for processor samples.
+
+%% A loop in plain Erlang.
+spin(0, X) -> X;
+spin(N, X) -> spin(N - 1, (X * 31 + N) band 16#ffffff).
+
+%% The same below that many frames of body recursion.
+body(0, Count) -> spin(Count, 0);
+body(N, Count) -> [body(N - 1, Count)].
+
+%% Garbage, collected.
+collect(0, _) -> ok;
+collect(N, Size) -> keep(lists:seq(1, Size)), collect(N - 1, Size).
+keep(L) -> length(L) > 0 orelse exit(empty).
+
+%% BIFs that run on for a while and never yield, that trap, and that are called often.
+hash(0, _) -> ok;
+hash(N, L) -> _ = erlang:phash2(L), hash(N - 1, L).
+encode(0, _) -> ok;
+encode(N, L) -> _ = erlang:md5(term_to_binary(L)), encode(N - 1, L).
+table(0, _, _) -> ok;
+table(N, T, L) -> [ets:insert(T, {X, N}) || X <- L], table(N - 1, T, L).

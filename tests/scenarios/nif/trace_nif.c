@@ -239,6 +239,41 @@ ERL_NIF_TERM no_leak(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 	return enif_make_atom(env, "ok");
 }
 
+NOINLINE uint64_t burn(unsigned long ms)
+{
+	struct timespec start, now;
+	uint64_t x = 1;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		for (int i = 0; i < 20000; i++)
+			x = x * 6364136223846793005ULL + 1442695040888963407ULL;
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while ((now.tv_sec - start.tv_sec) * 1000 + (now.tv_nsec - start.tv_nsec) / 1000000 <
+		 (long)ms);
+	return x;
+}
+
+ERL_NIF_TERM burn_normal(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, ms;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &ms))
+		return enif_make_badarg(env);
+	return enif_make_uint64(env, burn(ms));
+}
+
+ERL_NIF_TERM burn_dirty(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, ms;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &ms))
+		return enif_make_badarg(env);
+	return enif_make_uint64(env, burn(ms) | 1);
+}
+
 ERL_NIF_TERM truth(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
 	(void)argc;
@@ -264,6 +299,8 @@ static ErlNifFunc functions[] = {
 	{ "leak_new", 2, leak_new, 0 },
 	{ "leak_thread", 2, leak_thread, ERL_NIF_DIRTY_JOB_IO_BOUND },
 	{ "no_leak", 2, no_leak, 0 },
+	{ "burn_normal", 2, burn_normal, 0 },
+	{ "burn_dirty", 2, burn_dirty, ERL_NIF_DIRTY_JOB_CPU_BOUND },
 	{ "truth", 0, truth, 0 },
 };
 

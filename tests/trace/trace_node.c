@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Traces the growth of one node and prints what came out as JSON.
+ * Traces one node and prints what came out as JSON.
  *
- *	trace_growth PID DIR [BUDGET]
+ *	trace_node PID DIR [BUDGET [growth|cpu [FREQUENCY]]]
  *
  * attaches, makes DIR/go, waits until DIR/done is there (60 s at most), and prints
  * {"stacks":[{weight, gross, count, label, complete, frames}], "sum":{}, "stats":{}}.
@@ -45,6 +45,8 @@ static json_t *frame_json(const struct profile_stack *s, size_t i)
 				    im ? image_name(im) : "");
 	case FRAME_CUT:
 		return json_sprintf("cut:%s", stack_cut_name((unsigned)f->addr & 0xff));
+	case FRAME_KERNEL:
+		return json_sprintf("k:0x%" PRIx64, f->addr);
 	case FRAME_JOINED:
 		return json_string("joined");
 	case FRAME_REPEAT:
@@ -98,7 +100,7 @@ static json_t *result(struct session *s, const struct profile *p)
 
 static int fail(const struct error *err, int ret)
 {
-	fprintf(stderr, "trace_growth: %s\n", *err->text ? err->text : strerror(-ret));
+	fprintf(stderr, "trace_node: %s\n", *err->text ? err->text : strerror(-ret));
 	if (err->code == EXIT_DENIED || ret == -EPERM)
 		return 77;
 	return err->code ? (int)err->code : 1;
@@ -113,15 +115,18 @@ int main(int argc, char **argv)
 	struct target *t = NULL;
 	struct profile *p = NULL;
 	struct vm *vm = NULL;
+	const char *kind = argc > 4 ? argv[4] : "growth";
 	char path[4096];
 	json_t *doc;
 	int ret, fd;
 
 	if (argc < 3) {
-		fprintf(stderr, "usage: trace_growth PID DIR [BUDGET]\n");
+		fprintf(stderr, "usage: trace_node PID DIR [BUDGET [growth|cpu [FREQUENCY]]]\n");
 		return EXIT_USAGE;
 	}
 	opts.budget = argc > 3 ? atof(argv[3]) : 0;
+	opts.probes = strcmp(kind, "cpu") == 0 ? SESSION_CPU : SESSION_GROWTH;
+	opts.frequency = argc > 5 ? (unsigned)atoi(argv[5]) : 0;
 	opts.verbose = getenv("VERBOSE") != NULL;
 	ret = target_open(atoi(argv[1]), &t, &err);
 	if (!ret)
@@ -144,7 +149,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < 600 && access(path, F_OK) && !ret; i++)
 		ret = session_poll(s, 100, &err);
 	if (!ret)
-		ret = session_profile(s, "growth", NULL, NULL, &p, &err);
+		ret = session_profile(s, kind, NULL, NULL, &p, &err);
 	if (ret)
 		return fail(&err, ret);
 	code_refresh(code, NULL);
