@@ -147,7 +147,7 @@ static bool banner_read(const struct image *i, unsigned *major, unsigned *minor)
  * glibc either may be a wrapper around glibc's. */
 static bool own_heap(const char *name)
 {
-	static const char *const names[] = { "jemalloc", "mimalloc", "tcmalloc", "musl", "scudo",
+	static const char *const names[] = { "jemalloc", "mimalloc", "tcmalloc", "musl",   "scudo",
 					     "snmalloc", "rpmalloc", "hoard",	 "ltalloc" };
 	size_t i;
 
@@ -223,8 +223,10 @@ static struct image *malloc_find(struct heap_view *v, struct images *im)
 			heap_say(v, "the bins of malloc's main arena did not verify: it was not "
 				    "initialised, or is not glibc's");
 		else
-			heap_say(v, "malloc is served by %s, whose mappings cannot be told from "
-				    "others", name);
+			heap_say(v,
+				 "malloc is served by %s, whose mappings cannot be told from "
+				 "others",
+				 name);
 		return NULL;
 	}
 	if (!h->is_glibc) {
@@ -247,8 +249,7 @@ static void main_unwalked(struct heap_view *v, struct libc_arena *main, const ch
 	main->proved = false;
 	for (i = 0; i < v->m->n && !v->fatal; i++) {
 		const struct mapping *m = &v->m->v[i];
-		struct libc_region region = { .start = m->start, .end = m->end,
-					      .kind = LIBC_MAIN };
+		struct libc_region region = { .start = m->start, .end = m->end, .kind = LIBC_MAIN };
 
 		if (m->kind != MAPPING_HEAP)
 			continue;
@@ -286,10 +287,10 @@ int heap_walk(struct heap_view *v, const struct images *im, const struct libc_th
 		h->arenas[i].addr = ring[i];
 		if (i == 0) {
 			(void)heap_read(v, ring[0] + 4, &flags, sizeof(flags));
-			why = !v->par		     ? "malloc's mp_ was not found" :
-			      flags & NONCONTIGUOUS ? "the main arena is not one piece of brk "
-						      "memory" :
-						      NULL;
+			why = !v->par		      ? "malloc's mp_ was not found"
+			      : flags & NONCONTIGUOUS ? "the main arena is not one piece of brk "
+							"memory"
+						      : NULL;
 			if (why) {
 				main_unwalked(v, &h->arenas[0], why);
 				continue;
@@ -324,8 +325,8 @@ static int view_error(int ret, struct error *err)
 }
 
 int libc_heap_walk(struct target *t, const struct mappings *m, struct images *im,
-		   const struct residency *r, const struct libc_opts *opts,
-		   struct libc_heap **out, struct error *err)
+		   const struct residency *r, const struct libc_opts *opts, struct libc_heap **out,
+		   struct error *err)
 {
 	static const struct libc_opts none;
 	struct libc_heap *h = calloc(1, sizeof(*h));

@@ -15,10 +15,10 @@ struct libc_hole {
 };
 
 enum libc_region_kind {
-	LIBC_MAIN,   /* the main arena's brk heap (or the parts of it) */
-	LIBC_ARENA,  /* one heap of a thread arena, up to its size; the reserve beyond is not resident */
+	LIBC_MAIN, /* the main arena's brk heap (or the parts of it) */
+	LIBC_ARENA, /* one heap of a thread arena, up to its size; the reserve beyond is not resident */
 	LIBC_MMAPPED, /* one mmapped chunk */
-	LIBC_OTHER,  /* memory of another malloc (jemalloc ...), unsplit: used only */
+	LIBC_OTHER,   /* memory of another malloc (jemalloc ...), unsplit: used only */
 };
 
 struct libc_region { /* disjoint, sorted by start */
@@ -45,23 +45,23 @@ struct libc_arena {
 struct libc_heap {
 	char malloc_name[64]; /* who serves malloc: "glibc 2.36", "libjemalloc.so.2", escaped */
 	bool is_glibc;
-	bool walked;	  /* false: refused, see why */
+	bool walked;	   /* false: refused, see why */
 	bool mmaps_proved; /* n_mmaps and mmapped_mem equal what was found */
 	char why[192];	   /* one sentence when refused or degraded */
 	struct libc_region *regions;
 	size_t n_regions;
 	struct libc_arena *arenas;
 	size_t n_arenas;
-	uint64_t n_mmaps, mmapped_bytes;	   /* by mp_ */
+	uint64_t n_mmaps, mmapped_bytes;	 /* by mp_ */
 	uint64_t mmaps_found, mmaps_found_bytes; /* by the scan */
 };
 
 /* Stacks of threads by their struct pthread. Sorted by start. */
 struct libc_stack {
-	uint64_t start, end;	 /* stackblock .. stackblock + size (guard included) */
-	uint64_t pthread;	 /* fs base */
-	pid_t tid;		 /* 0: a cached stack without a thread */
-	uint64_t start_routine;	 /* run-time address, 0 if unknown */
+	uint64_t start, end;	/* stackblock .. stackblock + size (guard included) */
+	uint64_t pthread;	/* fs base */
+	pid_t tid;		/* 0: a cached stack without a thread */
+	uint64_t start_routine; /* run-time address, 0 if unknown */
 };
 
 struct libc_opts {
@@ -83,8 +83,8 @@ struct libc_opts {
 /* Walks the heap. Always fills *out (refused heaps have walked == false and a
  * reason); errors only for -ENOMEM, -ESRCH, -ETIMEDOUT. */
 int libc_heap_walk(struct target *t, const struct mappings *m, struct images *im,
-		   const struct residency *r, const struct libc_opts *opts,
-		   struct libc_heap **out, struct error *err);
+		   const struct residency *r, const struct libc_opts *opts, struct libc_heap **out,
+		   struct error *err);
 void libc_heap_free(struct libc_heap *h);
 
 /* Stacks of the threads that exist now. Returns their number (0 when struct

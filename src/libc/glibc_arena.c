@@ -43,17 +43,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_MIN   (64ULL << 10)
-#define WINDOW_MAX   TARGET_READ_MAX
-#define CHECKPOINTS  4
-#define WINDOW_TRIES 3	/* readings of one place before going further back */
-#define GAPS_MAX     256 /* places that one walk of a heap passes over */
-#define TOP_MOVES    64 /* that one walk follows */
-#define ARENA_TRIES  5
-#define HEAP_TRIES   100 /* top and system_mem move together only at rest */
+#define WINDOW_MIN	  (64ULL << 10)
+#define WINDOW_MAX	  TARGET_READ_MAX
+#define CHECKPOINTS	  4
+#define WINDOW_TRIES	  3   /* readings of one place before going further back */
+#define GAPS_MAX	  256 /* places that one walk of a heap passes over */
+#define TOP_MOVES	  64  /* that one walk follows */
+#define ARENA_TRIES	  5
+#define HEAP_TRIES	  100		 /* top and system_mem move together only at rest */
 #define ARENA_RETRY_BYTES (256ULL << 20) /* arenas above this are not walked five times */
-#define HEAPS_MAX    65536
-#define NEWEST_MAX   1024
+#define HEAPS_MAX	  65536
+#define NEWEST_MAX	  1024
 
 /* What has been seen up to a chunk: copied for a checkpoint, copied back when
  * the walk goes there again. */
@@ -65,8 +65,8 @@ struct tally {
 	uint64_t used_resident, free_resident;
 	uint64_t chunks_used, chunks_free, used_bytes, free_bytes, tcache_bytes, fastbin_bytes;
 	uint64_t tcache_chunks, fastbin_chunks;
-	uint64_t hits;		     /* cached chunks found where they should be */
-	uint64_t forward, backward;  /* sums of the edges' hashes */
+	uint64_t hits;		    /* cached chunks found where they should be */
+	uint64_t forward, backward; /* sums of the edges' hashes */
 };
 
 struct walk {
@@ -86,7 +86,7 @@ struct walk {
 	uint64_t furthest; /* window so far: progress ends a series of tries */
 	uint64_t resume;   /* where to begin while no chunk waits */
 	unsigned gaps;
-	uint64_t bytes;	   /* read, for the budget of retries */
+	uint64_t bytes;	     /* read, for the budget of retries */
 	uint64_t back_bytes; /* of which because the walk went back */
 	const char *why;
 };
@@ -177,8 +177,8 @@ static bool header_read(struct walk *w, uint64_t addr, uint64_t end, uint64_t wo
 		 * each other. */
 		if (w->window_len && addr >= w->window_at &&
 		    addr < w->window_at + w->window_len + WINDOW_MIN)
-			w->window_want = w->window_want < WINDOW_MAX ? w->window_want * 2 :
-								       WINDOW_MAX;
+			w->window_want = w->window_want < WINDOW_MAX ? w->window_want * 2
+								     : WINDOW_MAX;
 		else
 			w->window_want = WINDOW_MIN;
 		len = end - addr < w->window_want ? end - addr : w->window_want;
@@ -243,14 +243,13 @@ static const struct cached_chunk *cached_at(struct walk *w, uint64_t chunk)
 
 	while (w->at.cached < c->n && c->v[w->at.cached].chunk < chunk)
 		w->at.cached++;
-	return w->at.cached < c->n && c->v[w->at.cached].chunk == chunk ? &c->v[w->at.cached] :
-									  NULL;
+	return w->at.cached < c->n && c->v[w->at.cached].chunk == chunk ? &c->v[w->at.cached]
+									: NULL;
 }
 
 static void emit(struct walk *w, bool used)
 {
-	w->v->opts->chunk(w->v->opts->arg, w->at.chunk + CHUNK_HEADER, w->at.size, used,
-			  w->arena);
+	w->v->opts->chunk(w->v->opts->arg, w->at.chunk + CHUNK_HEADER, w->at.size, used, w->arena);
 }
 
 /* The chunk that waited, now that its next header says whether it is in use. */
@@ -262,8 +261,8 @@ static bool chunk_close(struct walk *w, uint64_t next_prev_size, uint64_t next_f
 	const struct cached_chunk *c;
 
 	if (!(next_flags & PREV_INUSE)) {
-		if (next_prev_size != t->size || t->previous_free ||
-		    (t->flags & NON_MAIN_ARENA) || fencepost)
+		if (next_prev_size != t->size || t->previous_free || (t->flags & NON_MAIN_ARENA) ||
+		    fencepost)
 			return false;
 		t->free_resident += resident;
 		t->free_bytes += t->size;
@@ -391,8 +390,8 @@ static bool heap_chunks(struct walk *w, struct heap *heap)
 			good = false;
 		} else if (good && at == stop) {
 			/* Top, or the header of size 0 after a fencepost. */
-			good = heap->last ? size == heap->end - at && flags & PREV_INUSE :
-					    size == 0;
+			good = heap->last ? size == heap->end - at && flags & PREV_INUSE
+					  : size == 0;
 		} else if (good) {
 			/* The fencepost itself may be smaller than a chunk. */
 			good = !(flags & IS_MMAPPED) && !(size & 15) && size <= stop - at &&
@@ -540,8 +539,8 @@ static size_t heaps_read(struct heap_view *v, uint64_t arena, const uint8_t *cop
 			}
 			*out = bigger;
 		}
-		(*out)[n] = (struct heap){ at, 0, at + info[2],
-					   top >= at && top < at + info[2], top };
+		(*out)[n] =
+			(struct heap){ at, 0, at + info[2], top >= at && top < at + info[2], top };
 		/* The oldest one holds the arena right after heap_info, whose size
 		 * this tells. */
 		(*out)[n++].first = at;
@@ -601,8 +600,7 @@ bool region_add(struct heap_view *v, const struct libc_region *region)
 		h->regions = bigger;
 		v->room = room;
 	}
-	memmove(&h->regions[lo + 1], &h->regions[lo],
-		(h->n_regions - lo) * sizeof(h->regions[0]));
+	memmove(&h->regions[lo + 1], &h->regions[lo], (h->n_regions - lo) * sizeof(h->regions[0]));
 	h->regions[lo] = *region;
 	h->n_regions++;
 	return true;
@@ -612,8 +610,7 @@ void region_drop(struct heap_view *v, size_t i)
 {
 	struct libc_heap *h = v->out;
 
-	memmove(&h->regions[i], &h->regions[i + 1],
-		(--h->n_regions - i) * sizeof(h->regions[0]));
+	memmove(&h->regions[i], &h->regions[i + 1], (--h->n_regions - i) * sizeof(h->regions[0]));
 }
 
 /* Cached chunks of this arena, that is, inside its heaps. */
@@ -623,7 +620,8 @@ static uint64_t cached_within(const struct cached_chunks *c, const struct heap *
 	size_t i, j;
 
 	for (i = 0; i < n; i++) {
-		for (j = cached_from(c, heaps[i].start); j < c->n && c->v[j].chunk < heaps[i].end; j++)
+		for (j = cached_from(c, heaps[i].start); j < c->n && c->v[j].chunk < heaps[i].end;
+		     j++)
 			inside++;
 	}
 	return inside;
@@ -690,8 +688,8 @@ static void arena_try(struct heap_view *v, uint64_t addr, struct walk *w, struct
 			arena_say(&a->arena, "the arena cannot be read");
 			return;
 		}
-		a->n = heaps_read(v, addr, copy, main, attempt >= HEAP_TRIES / 2, &a->heaps,
-				  &used, &why);
+		a->n = heaps_read(v, addr, copy, main, attempt >= HEAP_TRIES / 2, &a->heaps, &used,
+				  &why);
 	}
 	a->arena.system_mem = heap_word(copy, v->state->system_mem);
 	if (!a->n) {
@@ -741,7 +739,8 @@ static void arena_try(struct heap_view *v, uint64_t addr, struct walk *w, struct
 		struct libc_region *region = &a->regions[i];
 		uint64_t end = heap->end, all, used_before, free_before;
 
-		*region = (struct libc_region){ .start = heap->start, .end = heap->end,
+		*region = (struct libc_region){ .start = heap->start,
+						.end = heap->end,
 						.kind = main ? LIBC_MAIN : LIBC_ARENA,
 						.arena = w->arena };
 		/* heap_info and the arena: used. */

@@ -7,17 +7,17 @@
 #include "libc/glibc.h"
 
 /* malloc/malloc.c: the low bits of a chunk's size word */
-#define PREV_INUSE	 1ULL
-#define IS_MMAPPED	 2ULL
-#define NON_MAIN_ARENA	 4ULL
-#define SIZE_BITS	 7ULL
-#define CHUNK_HEADER	 16ULL /* prev_size and size */
-#define CHUNK_MIN	 32ULL /* MINSIZE */
-#define HEAP_MAX	 (64ULL << 20) /* arena.c: HEAP_MAX_SIZE, without huge pages */
-#define BINS		 127
-#define FASTBINS	 10
-#define NONCONTIGUOUS	 2U    /* malloc_state.flags */
-#define MALLOC_STATE_MAX 2304  /* bytes: more than any malloc_state here has */
+#define PREV_INUSE	  1ULL
+#define IS_MMAPPED	  2ULL
+#define NON_MAIN_ARENA	  4ULL
+#define SIZE_BITS	  7ULL
+#define CHUNK_HEADER	  16ULL		/* prev_size and size */
+#define CHUNK_MIN	  32ULL		/* MINSIZE */
+#define HEAP_MAX	  (64ULL << 20) /* arena.c: HEAP_MAX_SIZE, without huge pages */
+#define BINS		  127
+#define FASTBINS	  10
+#define NONCONTIGUOUS	  2U   /* malloc_state.flags */
+#define MALLOC_STATE_MAX  2304 /* bytes: more than any malloc_state here has */
 #define MALLOC_ARENAS_MAX 4096 /* what the ring may hold before it counts as broken */
 
 /* Offsets in struct malloc_state. */
@@ -36,7 +36,7 @@ struct mp_layout {
 /* struct tcache_perthread_struct. */
 struct tcache_layout {
 	unsigned chunk_size, bins, small_bins, entries_at; /* bins > small_bins hold ranges */
-	bool counts_down; /* counts are free slots */
+	bool counts_down;				   /* counts are free slots */
 };
 
 /* Copies of two arrays' worth of tables; see glibc_layout.c. */
@@ -79,20 +79,20 @@ struct heap_view {
 	const struct mappings *m;
 	const struct residency *r; /* NULL: every page is looked at */
 	const struct state_layout *state;
-	const struct mp_layout *par; /* NULL: mp_ was not found */
+	const struct mp_layout *par;	    /* NULL: mp_ was not found */
 	const struct tcache_layout *tcache; /* NULL: no thread has one */
-	bool safe_linking;	     /* 2.32 on */
-	unsigned version_minor;	     /* 36 of 2.36; 0: not known */
+	bool safe_linking;		    /* 2.32 on */
+	unsigned version_minor;		    /* 36 of 2.36; 0: not known */
 	uint64_t main_arena, mp;
-	uint64_t tcache_count;	     /* mp_.tcache_count */
-	uint64_t tcache_key;	     /* 0: not known */
-	uint64_t *tcaches;	     /* the threads' tcache structs */
+	uint64_t tcache_count; /* mp_.tcache_count */
+	uint64_t tcache_key;   /* 0: not known */
+	uint64_t *tcaches;     /* the threads' tcache structs */
 	size_t n_tcaches;
 	bool tcaches_missed; /* a thread has one that does not verify */
 	const struct libc_opts *opts;
 	struct libc_heap *out;
 	size_t room; /* of out->regions */
-	int fatal; /* -ESRCH, -ETIMEDOUT, -ENOMEM: stop everything */
+	int fatal;   /* -ESRCH, -ETIMEDOUT, -ENOMEM: stop everything */
 };
 
 /* Reads memory that is resident, or that cannot be in swap. 0, -ENODATA or

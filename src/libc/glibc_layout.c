@@ -22,15 +22,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SEGMENT_MAX  (16ULL << 20) /* bytes of one image's data that are searched */
-#define BIN_TRIES    64
-#define MP_TRIES     16		   /* top moves while we look */
+#define SEGMENT_MAX (16ULL << 20) /* bytes of one image's data that are searched */
+#define BIN_TRIES   64
+#define MP_TRIES    16 /* top moves while we look */
 
 /* malloc/malloc.c, struct malloc_state. Without fastbins from 2.43 on, where
  * mmapped chunks leave room for the next header, too. */
 const struct state_layout libc_state_layouts[] = {
 	{ .fastbins = 16, .top = 96, .bins = 112, .next = 2160, .system_mem = 2184, .size = 2200 },
-	{ .fastbins = 0, .top = 8, .bins = 24, .next = 2072, .system_mem = 2096, .size = 2112,
+	{ .fastbins = 0,
+	  .top = 8,
+	  .bins = 24,
+	  .next = 2072,
+	  .system_mem = 2096,
+	  .size = 2112,
 	  .mmap_tail = 16 },
 };
 const size_t libc_n_state_layouts = sizeof(libc_state_layouts) / sizeof(libc_state_layouts[0]);
@@ -38,14 +43,32 @@ const size_t libc_n_state_layouts = sizeof(libc_state_layouts) / sizeof(libc_sta
 /* malloc/malloc.c, struct malloc_par. 2.35 added thp_pagesize, hp_pagesize and
  * hp_flags; 2.43 one word more. */
 const struct mp_layout libc_mp_layouts[] = {
-	{ .n_mmaps = 60, .max_n_mmaps = 68, .mmapped_mem = 80, .max_mmapped_mem = 88,
-	  .sbrk_base = 96, .tcache_bins = 104, .tcache_max_bytes = 112, .tcache_count = 120,
+	{ .n_mmaps = 60,
+	  .max_n_mmaps = 68,
+	  .mmapped_mem = 80,
+	  .max_mmapped_mem = 88,
+	  .sbrk_base = 96,
+	  .tcache_bins = 104,
+	  .tcache_max_bytes = 112,
+	  .tcache_count = 120,
 	  .size = 136 },
-	{ .n_mmaps = 40, .max_n_mmaps = 48, .mmapped_mem = 56, .max_mmapped_mem = 64,
-	  .sbrk_base = 72, .tcache_bins = 80, .tcache_max_bytes = 88, .tcache_count = 96,
+	{ .n_mmaps = 40,
+	  .max_n_mmaps = 48,
+	  .mmapped_mem = 56,
+	  .max_mmapped_mem = 64,
+	  .sbrk_base = 72,
+	  .tcache_bins = 80,
+	  .tcache_max_bytes = 88,
+	  .tcache_count = 96,
 	  .size = 112 },
-	{ .n_mmaps = 68, .max_n_mmaps = 76, .mmapped_mem = 88, .max_mmapped_mem = 96,
-	  .sbrk_base = 104, .tcache_bins = 112, .tcache_max_bytes = 120, .tcache_count = 128,
+	{ .n_mmaps = 68,
+	  .max_n_mmaps = 76,
+	  .mmapped_mem = 88,
+	  .max_mmapped_mem = 96,
+	  .sbrk_base = 104,
+	  .tcache_bins = 112,
+	  .tcache_max_bytes = 120,
+	  .tcache_count = 128,
 	  .size = 144 },
 };
 const size_t libc_n_mp_layouts = sizeof(libc_mp_layouts) / sizeof(libc_mp_layouts[0]);
@@ -54,7 +77,10 @@ const size_t libc_n_mp_layouts = sizeof(libc_mp_layouts) / sizeof(libc_mp_layout
  * 2.42 added twelve bins for ranges of sizes and counts downwards. */
 const struct tcache_layout libc_tcache_layouts[] = {
 	{ .chunk_size = 0x290, .bins = 64, .small_bins = 64, .entries_at = 128 },
-	{ .chunk_size = 0x300, .bins = 76, .small_bins = 64, .entries_at = 152,
+	{ .chunk_size = 0x300,
+	  .bins = 76,
+	  .small_bins = 64,
+	  .entries_at = 152,
 	  .counts_down = true },
 };
 const size_t libc_n_tcache_layouts = sizeof(libc_tcache_layouts) / sizeof(libc_tcache_layouts[0]);
@@ -272,9 +298,8 @@ static bool mp_plausible(const struct mp_layout *par, const uint8_t *p)
 	memcpy(&max_n, p + par->max_n_mmaps, sizeof(max_n));
 	/* tcache: at most 76 bins, sizes below 4 MiB, 16-bit counts. */
 	return bins <= 128 && bytes <= 8ULL << 20 && heap_word(p, par->tcache_count) <= 65535 &&
-	       (int32_t)n >= 0 && (int32_t)max_n >= 0 && n <= max_n &&
-	       mmapped % 16 == 0 && mmapped <= heap_word(p, par->max_mmapped_mem) &&
-	       (n == 0) == (mmapped == 0);
+	       (int32_t)n >= 0 && (int32_t)max_n >= 0 && n <= max_n && mmapped % 16 == 0 &&
+	       mmapped <= heap_word(p, par->max_mmapped_mem) && (n == 0) == (mmapped == 0);
 }
 
 bool mp_find(struct heap_view *v, uint64_t start, uint64_t end)
@@ -296,8 +321,7 @@ bool mp_find(struct heap_view *v, uint64_t start, uint64_t end)
 
 			for (at = 0; at + par->size <= end - start; at += 8) {
 				base = heap_word(copy + at, par->sbrk_base);
-				if (!base || base >= heap_end ||
-				    !mp_plausible(par, copy + at))
+				if (!base || base >= heap_end || !mp_plausible(par, copy + at))
 					continue;
 				/* The brk heap in one piece; or, when it is not in
 				 * one piece, its first chunk. */

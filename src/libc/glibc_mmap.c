@@ -105,9 +105,8 @@ static bool all_found(const struct scan *s)
 
 	if (!s->counted || s->v->out->mmaps_found != s->n_mmaps)
 		return false;
-	return found == s->mmapped_mem ||
-	       (s->tail && found < s->mmapped_mem &&
-		s->mmapped_mem - found < MREMAP_DRIFT_MAX && s->n_mmaps);
+	return found == s->mmapped_mem || (s->tail && found < s->mmapped_mem &&
+					   s->mmapped_mem - found < MREMAP_DRIFT_MAX && s->n_mmaps);
 }
 
 /* Looks for a header in the page `page`, of which a copy is given. On success
@@ -125,9 +124,8 @@ static bool header_find(const uint8_t *copy, unsigned tail, uint64_t page, uint6
 		if ((size & 15) != IS_MMAPPED || skip & 15)
 			continue;
 		size &= ~SIZE_BITS;
-		if (size < CHUNK_MIN || skip > at - low ||
-		    size > end - at || (skip + size + tail) % TARGET_PAGE ||
-		    (at - skip) % TARGET_PAGE ||
+		if (size < CHUNK_MIN || skip > at - low || size > end - at ||
+		    (skip + size + tail) % TARGET_PAGE || (at - skip) % TARGET_PAGE ||
 		    (offsets[i] < 4080 && skip != offsets[i]))
 			continue;
 		*base = at - skip;
@@ -243,8 +241,7 @@ static int interval_scan(struct scan *s, uint64_t start, uint64_t end, size_t *h
 			continue;
 		}
 		if (*hole < v->opts->n_holes && v->opts->holes[*hole].start < stop)
-			stop = (v->opts->holes[*hole].start + TARGET_PAGE - 1) &
-			       ~(TARGET_PAGE - 1);
+			stop = (v->opts->holes[*hole].start + TARGET_PAGE - 1) & ~(TARGET_PAGE - 1);
 		if (stop > end)
 			stop = end;
 		if (stop - at > TARGET_READ_MAX)

@@ -41,11 +41,11 @@
 /* start_routine: 2.36 and 2.41, and 2.31 and 2.43 */
 static const unsigned start_routines[] = { 1592, 1600 };
 
-#define THREADS_MAX  32768
-#define TASKS_MAX    65536
-#define SEGMENT_MAX  (1ULL << 20)
-#define STACK_MAX    (64ULL << 30)
-#define STACK_GAP    16384 /* thread variables may use up the rest, but not this little */
+#define THREADS_MAX 32768
+#define TASKS_MAX   65536
+#define SEGMENT_MAX (1ULL << 20)
+#define STACK_MAX   (64ULL << 30)
+#define STACK_GAP   16384 /* thread variables may use up the rest, but not this little */
 
 struct task {
 	pid_t ns, tid; /* as the thread itself sees it, as we see it */
@@ -362,8 +362,8 @@ static int tids_check(struct search *s)
 	for (i = 0; i < s->out->n; i++) {
 		struct task key = { s->out->v[i].tid, 0 }, *hit;
 
-		hit = key.ns && n ? bsearch(&key, tasks, (size_t)n, sizeof(key), task_compare) :
-				    NULL;
+		hit = key.ns && n ? bsearch(&key, tasks, (size_t)n, sizeof(key), task_compare)
+				  : NULL;
 		s->out->v[i].tid = hit ? hit->tid : 0;
 	}
 	free(tasks);

@@ -33,7 +33,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define THREADS_MAX 64
+#define THREADS_MAX  64
 #define POINTERS_MAX 20000 /* per thread, live or gone */
 
 struct holder {
@@ -79,10 +79,10 @@ static void *allocate(struct holder *h)
 		return malloc(1 + (r >> 20) % 120000);
 	if (kind < 98)
 		return malloc(200000 + (r >> 20) % 900000); /* mmapped */
-	if (kind < 99) /* mmapped, aligned */
-		return posix_memalign(&p, 64ULL << (r >> 24) % 13, 300000 + (r >> 30) % 700000) ?
-			       NULL :
-			       p;
+	if (kind < 99)					    /* mmapped, aligned */
+		return posix_memalign(&p, 64ULL << (r >> 24) % 13, 300000 + (r >> 30) % 700000)
+			       ? NULL
+			       : p;
 	return realloc(malloc(150000), 400000 + (r >> 20) % 400000);
 }
 
@@ -204,8 +204,8 @@ static struct info1 (*mallinfo_function)(void);
 
 static void info_say(void)
 {
-	static const char *const names[] = { "arena",	 "ordblks",  "smblks",	 "hblks",
-					     "hblkhd",	 "usmblks",  "fsmblks",	 "uordblks",
+	static const char *const names[] = { "arena",	 "ordblks", "smblks",  "hblks",
+					     "hblkhd",	 "usmblks", "fsmblks", "uordblks",
 					     "fordblks", "keepcost" };
 	struct info2 two = { { 0 } };
 	struct info1 one = { { 0 } };

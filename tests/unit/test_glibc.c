@@ -53,8 +53,8 @@ static const struct {
 	uint64_t addr, bytes;
 	enum mapping_kind kind;
 } pieces[PIECES] = {
-	{ BRK, BRK_BYTES, MAPPING_HEAP },   { DATA, DATA_BYTES, MAPPING_FILE },
-	{ OLD, OLD_BYTES, MAPPING_ANON },   { NEW, NEW_BYTES, MAPPING_ANON },
+	{ BRK, BRK_BYTES, MAPPING_HEAP },     { DATA, DATA_BYTES, MAPPING_FILE },
+	{ OLD, OLD_BYTES, MAPPING_ANON },     { NEW, NEW_BYTES, MAPPING_ANON },
 	{ STACK, STACK_BYTES, MAPPING_ANON }, { MMAP, MMAP_BYTES, MAPPING_ANON },
 };
 
@@ -182,8 +182,7 @@ static void chunks_make(struct world *w, uint64_t arena, uint64_t first, uint64_
 		if (top - chunk < size + 32)
 			size = top - chunk;
 		make_free = kind < 2 && previous_used && chunk + size < top;
-		put(w, chunk + 8,
-		    size | (make_free ? 0 : flag) | (previous_used ? PREV_INUSE : 0));
+		put(w, chunk + 8, size | (make_free ? 0 : flag) | (previous_used ? PREV_INUSE : 0));
 		if (make_free) {
 			bin_push(w, arena, chunk);
 			put(w, chunk + size, size);
@@ -300,8 +299,8 @@ static struct world *world_make(unsigned minor)
 	for (i = 0; i < PIECES; i++) {
 		w->memory[i] = calloc(1, pieces[i].bytes);
 		assert_non_null(w->memory[i]);
-		w->buffers[i] = (struct target_buffer){ pieces[i].addr, w->memory[i],
-							pieces[i].bytes };
+		w->buffers[i] =
+			(struct target_buffer){ pieces[i].addr, w->memory[i], pieces[i].bytes };
 		w->maps[i] = (struct mapping){ .start = pieces[i].addr,
 					       .end = pieces[i].addr + pieces[i].bytes,
 					       .read = true,
@@ -435,8 +434,7 @@ static void made_heaps_are_walked_exactly(void **state)
 			free_resident += h->regions[j].free_resident;
 			used_resident += h->regions[j].used_resident;
 		}
-		assert_int_equal(free_resident,
-				 h->arenas[0].free_bytes + h->arenas[1].free_bytes);
+		assert_int_equal(free_resident, h->arenas[0].free_bytes + h->arenas[1].free_bytes);
 		assert_int_equal(used_resident + free_resident,
 				 BRK_BYTES + OLD_BYTES + NEW_BYTES + 256 * KB);
 		libc_heap_free(h);
@@ -502,21 +500,21 @@ static void damage_is_noticed(void **state)
 		uint64_t addr, value;
 		int what;
 	} cases[] = {
-		{ MAIN_ARENA + 2160, ARENA + 16, RING },	 /* next: not an arena */
-		{ ARENA + 2160, ARENA, RING },			 /* a ring without main */
+		{ MAIN_ARENA + 2160, ARENA + 16, RING }, /* next: not an arena */
+		{ ARENA + 2160, ARENA, RING },		 /* a ring without main */
 		{ ARENA + 2160, 0, RING },
-		{ MAIN_ARENA + 112, MAIN_ARENA + 96, RING },	 /* a bin half empty */
-		{ MAIN_ARENA + 96, BRK + BRK_BYTES, RING },	 /* top outside */
-		{ MAIN_ARENA + 96, BRK + 160, MAIN },		 /* top inside */
-		{ MAIN_ARENA + 2184, BRK_BYTES + 4096, MAIN },	 /* system_mem */
-		{ BRK + 8, 0, MAIN },				 /* sizes: none, */
-		{ BRK + 8, 0x291 + 8, MAIN },			 /* not aligned, */
-		{ BRK + 8, ~7ULL | 1, MAIN },			 /* absurd, */
-		{ BRK + 8, 0x2a1, MAIN },			 /* into a chunk, */
+		{ MAIN_ARENA + 112, MAIN_ARENA + 96, RING },   /* a bin half empty */
+		{ MAIN_ARENA + 96, BRK + BRK_BYTES, RING },    /* top outside */
+		{ MAIN_ARENA + 96, BRK + 160, MAIN },	       /* top inside */
+		{ MAIN_ARENA + 2184, BRK_BYTES + 4096, MAIN }, /* system_mem */
+		{ BRK + 8, 0, MAIN },			       /* sizes: none, */
+		{ BRK + 8, 0x291 + 8, MAIN },		       /* not aligned, */
+		{ BRK + 8, ~7ULL | 1, MAIN },		       /* absurd, */
+		{ BRK + 8, 0x2a1, MAIN },		       /* into a chunk, */
 		{ BRK + 8, 0x291 | IS_MMAPPED, MAIN },
 		{ BRK + 8, 0x291 | NON_MAIN_ARENA, MAIN },
-		{ OLD, OLD, OTHER },				 /* ar_ptr */
-		{ NEW + 8, NEW, OTHER },			 /* a heap before itself */
+		{ OLD, OLD, OTHER },	 /* ar_ptr */
+		{ NEW + 8, NEW, OTHER }, /* a heap before itself */
 		{ NEW + 8, 0x7f5000000000ULL, OTHER },
 		{ NEW + 16, HEAP_MAX + 4096, OTHER },
 		{ OLD + OLD_BYTES - 8, 32 | PREV_INUSE, OTHER }, /* no fencepost */
@@ -616,9 +614,9 @@ static double seconds(void)
 static uint64_t nasty(struct world *w)
 {
 	uint64_t r = random_next(w), piece = r >> 8 & 7;
-	uint64_t addr = piece < PIECES ? pieces[piece].addr +
-						 (r >> 16) % pieces[piece].bytes / 8 * 8 :
-					 MAIN_ARENA;
+	uint64_t addr = piece < PIECES
+				? pieces[piece].addr + (r >> 16) % pieces[piece].bytes / 8 * 8
+				: MAIN_ARENA;
 
 	switch (r & 7) {
 	case 0:
