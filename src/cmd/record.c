@@ -155,9 +155,10 @@ static int put_target(struct record *c, struct error *err)
 		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT,
 			 json_integer_value(value));
 		if (ret == 0)
-			ret = recorder_target(
-				c->r, name,
-				json_is_string(value) ? json_string_value(value) : number, err);
+			ret = recorder_target(c->r, name,
+					      json_is_string(value) ? json_string_value(value)
+								    : number,
+					      err);
 	}
 	json_decref(target);
 	return ret;

@@ -208,11 +208,10 @@ static int harden(sqlite3 *db)
 		sqlite3_limit(db, limits[i].id, limits[i].value);
 	sqlite3_busy_timeout(db, BUSY_MS);
 	/* on a damaged file these may find that out: they are no question yet */
-	rc = sqlite3_exec(
-		db,
-		"PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA query_only = ON;"
-		"PRAGMA temp_store = MEMORY",
-		NULL, NULL, NULL);
+	rc = sqlite3_exec(db,
+			  "PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA query_only = ON;"
+			  "PRAGMA temp_store = MEMORY",
+			  NULL, NULL, NULL);
 	sqlite3_set_authorizer(db, authorize, NULL);
 	return rc;
 }
@@ -294,10 +293,9 @@ static int play_journal(struct recording *r, const char *path, struct error *err
 		if (rc != SQLITE_OK)
 			ret = recording_sqlite_fail(r, rc, err);
 	} else if (err && err->code == EXIT_OK) {
-		error_set(
-			err, EXIT_USAGE, ret,
-			"%s was not closed properly, and a copy of it could not be made in %s: %s",
-			r->db->safe, dir, strerror(-ret));
+		error_set(err, EXIT_USAGE, ret,
+			  "%s was not closed properly, and a copy of it could not be made in %s: %s",
+			  r->db->safe, dir, strerror(-ret));
 	}
 	/* the open descriptor is enough from here on */
 	unlink(journal);
@@ -455,9 +453,10 @@ int rows_next(struct rows *w)
 				sum = recording_sum_int(sum, sqlite3_column_int64(w->st, i));
 				break;
 			case SQLITE_TEXT:
-				sum = recording_sum_text(
-					sum, (const char *)sqlite3_column_text(w->st, i),
-					(size_t)sqlite3_column_bytes(w->st, i));
+				sum = recording_sum_text(sum,
+							 (const char *)sqlite3_column_text(w->st,
+											   i),
+							 (size_t)sqlite3_column_bytes(w->st, i));
 				break;
 			case SQLITE_NULL:
 				sum = recording_sum_null(sum);

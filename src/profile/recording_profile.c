@@ -19,6 +19,7 @@
 #define ROWS_MAX   (1u << 16) /* of one ledger */
 #define THINGS_MAX (1u << 24) /* symbols, frames, stacks */
 #define FRAMES_MAX (1u << 16) /* of one stack, as profile_add() has it */
+#define NAMES_MAX  64	      /* of one address, when code is loaded again and again */
 #define BUILT_MAX  (1u << 25) /* frames of all stacks together: 512 MiB */
 
 /* ---- ledgers ------------------------------------------------------------------------------- */
@@ -137,6 +138,7 @@ struct reading {
 static int read_symbols(struct reading *d)
 {
 	struct rows w;
+	size_t i;
 	int ret = rows_open(d->r, &w, "symbol", "ORDER BY id", 0, 0, THINGS_MAX, d->err);
 
 	while (ret == 0 && (ret = rows_next(&w)) == 1) {
@@ -167,6 +169,10 @@ static int read_symbols(struct reading *d)
 			ret = rows_text(&w, 6, &s->symbol.file);
 	}
 	rows_close(&w);
+	/* the array does not move any more; an outer one has a smaller id: no circle */
+	for (i = 0; i < d->n_symbols; i++)
+		if (d->symbols[i].outer)
+			d->symbols[i].symbol.outer = &d->symbols[d->symbols[i].outer - 1].symbol;
 	return ret;
 }
 
@@ -267,20 +273,12 @@ static int read_weights(struct reading *d, unsigned number)
 static int put_symbol(struct reading *d, uint32_t id, struct symbols *to)
 {
 	struct kept_symbol *s = &d->symbols[id - 1];
-	struct symbol chain[64];
-	uint32_t at = id, n = 0;
+	unsigned tries;
 
 	if (s->used)
 		return 0;
 	s->used = true;
-	do {
-		chain[n] = d->symbols[at - 1].symbol;
-		chain[n].outer = NULL;
-		if (n)
-			chain[n - 1].outer = &chain[n];
-		at = d->symbols[at - 1].outer;
-	} while (at && ++n < 64);
-	for (;;) {
+	for (tries = 0; tries < NAMES_MAX; tries++) {
 		struct frame f = { s->key.addr, s->key.kind };
 		struct frame two[2] = { { 0, FRAME_NATIVE }, f };
 		const struct profile_stack exact = { .frames = &f, .n = 1 };
@@ -290,7 +288,9 @@ static int put_symbol(struct reading *d, uint32_t id, struct symbols *to)
 			break;
 		s->key.addr += 1ULL << 48;
 	}
-	return symbols_put(to, &s->key, &chain[0]);
+	if (tries == NAMES_MAX)
+		return recording_damaged(d->r, "one address with too many names", d->err);
+	return symbols_put(to, &s->key, &s->symbol);
 }
 
 static int build(struct reading *d, struct profile *p, struct symbols *to)

@@ -245,7 +245,7 @@ static int compare_stacks(struct recording_diff *d, struct recording *ra, struct
 		ret = 0;
 		goto out;
 	}
-	if (ret < 0) {
+	if (ret < 0 || !a.r || !b.r) {
 		if (why.code != EXIT_OK && err->code == EXIT_OK)
 			*err = why;
 		goto out;
@@ -350,7 +350,7 @@ static bool same_node(const struct recording_diff *d)
 /* Leaf first, as in the other texts: the folded text is taken from its end. */
 static void stack_text(FILE *to, const char *text, unsigned columns)
 {
-	const char *end = text + strlen(text), *at = end;
+	const char *end = text + strlen(text), *at;
 	size_t shown = 0;
 
 	while (end > text) {

@@ -384,11 +384,11 @@ void recording_text(FILE *to, const struct recording_view *v,
 		fputc('\n', to);
 	for (i = 0; i < r->n_notes; i++)
 		paragraph(to, "- ", r->notes[i].text, opts->columns);
-	for (i = 0; i < r->n_looks; i++)
-		if (!r->looks[i].complete) {
+	for (i = 0; a && i < r->n_looks; i++)
+		if (!a[i].complete) {
 			fprintf(to,
 				"\nINCOMPLETE: more than 1%% of the bytes of look %u are missing.\n",
-				r->looks[i].number);
+				a[i].number);
 			break;
 		}
 }
