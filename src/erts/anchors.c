@@ -91,6 +91,11 @@ const char *anchor_source_name(enum anchor_source s)
 	return (size_t)s < sizeof(words) / sizeof(words[0]) ? words[s] : "?";
 }
 
+void anchor_unset(struct anchor_search *s, enum anchor_id id)
+{
+	s->a->v[id] = (struct anchor){ .why = names[id].why };
+}
+
 void anchor_set(struct anchor_search *s, enum anchor_id id, uint64_t addr, enum anchor_source src)
 {
 	struct anchor *a = &s->a->v[id];
@@ -195,6 +200,7 @@ bool anchor_heap_pointer(const struct anchor_search *s, uint64_t addr)
  * shape of their own (counters, strings) only have to lie in the image. */
 static bool accepted(const struct anchor_search *s, enum anchor_id id, uint64_t addr)
 {
+	const char *text;
 	uint64_t size;
 
 	switch (id) {
@@ -218,8 +224,17 @@ static bool accepted(const struct anchor_search *s, enum anchor_id id, uint64_t 
 		return anchor_is_thr_spec(s, addr);
 	case A_MSEG_ALLCTR:
 		return image_copy_u64(s->copy, addr, &size) && anchor_is_mseg_array(s, size);
-	default:
+	case A_A2AD:
+	case A_N2TD:
+		return image_copy_u64(s->copy, addr, &size) &&
+		       (text = image_copy_string(s->copy, size)) &&
+		       strcmp(text, id == A_A2AD ? "invalid_allocator" : "invalid_type") == 0;
+	case A_OTP_RELEASE:
+	case A_ERTS_VERSION:
 		return image_holds(s->exe, addr);
+	default:
+		/* Checked against its neighbours later, or without a shape. */
+		return addr % 4 == 0 && image_copy_data(s->copy, addr);
 	}
 }
 

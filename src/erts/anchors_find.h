@@ -87,6 +87,7 @@ void anchors_find(struct anchor_search *s);
 
 /* Keeps the address for `id` unless there is one already. */
 void anchor_set(struct anchor_search *s, enum anchor_id id, uint64_t addr, enum anchor_source src);
+void anchor_unset(struct anchor_search *s, enum anchor_id id); /* it was not right */
 bool anchor_missing(const struct anchor_search *s, enum anchor_id id);
 
 /* Reads of the target for recognisers; false when it cannot be read. */

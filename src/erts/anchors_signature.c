@@ -230,6 +230,11 @@ void anchors_find_allocators(struct anchor_search *s)
 	spec = s->a->v[A_ALLCTR_THR_SPEC].addr;
 	if (!spec)
 		return;
+	if (!anchor_missing(s, A_ALLCTRS_INFO) &&
+	    !anchor_is_allctrs_info(s, s->a->v[A_ALLCTRS_INFO].addr, spec))
+		anchor_unset(s, A_ALLCTRS_INFO);
+	if (!anchor_missing(s, A_ALLCTRS) && !is_allctrs(s, s->a->v[A_ALLCTRS].addr))
+		anchor_unset(s, A_ALLCTRS);
 	spec += temp * l->size_ErtsAllocatorThrSpec_t;
 	if (anchor_missing(s, A_ALLCTRS_INFO) && layout_has(l->ErtsAllocatorInfo_t__extra)) {
 		uint64_t back = temp * l->size_ErtsAllocatorInfo_t +
@@ -343,6 +348,11 @@ void anchors_find_tables(struct anchor_search *s)
 {
 	unsigned n = layout_has_const(s->l->num_code_ix) ? (unsigned)s->l->num_code_ix : 3;
 
+	if (!anchor_missing(s, A_FUN_TABLE) && !is_hash(s, s->a->v[A_FUN_TABLE].addr, NULL))
+		anchor_unset(s, A_FUN_TABLE);
+	if (!anchor_missing(s, A_REGISTER_TABLE) &&
+	    !is_hash(s, s->a->v[A_REGISTER_TABLE].addr, "process_reg"))
+		anchor_unset(s, A_REGISTER_TABLE);
 	if (anchor_missing(s, A_ATOM_TABLE)) {
 		uint64_t at = find_tables(s, "atom_tab", 1, true);
 
@@ -458,9 +468,7 @@ void anchors_find_schedulers(struct anchor_search *s)
 			if (image_copy_u64(s->copy, s->a->v[ids[kind]].addr, &ptr) &&
 			    is_scheduler(s, ptr, kind, 1))
 				continue;
-			s->a->v[ids[kind]].addr = 0;
-			s->a->v[ids[kind]].source = ANCHOR_MISSING;
-			s->a->v[ids[kind]].why = "the symbol leads to no scheduler";
+			anchor_unset(s, ids[kind]);
 		}
 		for (at = next_slot(s->copy, 0, 8); at; at = next_slot(s->copy, at, 8))
 			if (image_copy_u64(s->copy, at, &ptr) && ptr % 64 == 0 &&
