@@ -362,8 +362,8 @@ static int tids_check(struct search *s)
 	for (i = 0; i < s->out->n; i++) {
 		struct task key = { s->out->v[i].tid, 0 }, *hit;
 
-		hit = key.ns && n ? bsearch(&key, tasks, (size_t)n, sizeof(key), task_compare)
-				  : NULL;
+		hit = key.ns && tasks ? bsearch(&key, tasks, (size_t)n, sizeof(key), task_compare)
+				      : NULL;
 		s->out->v[i].tid = hit ? hit->tid : 0;
 	}
 	free(tasks);

@@ -30,18 +30,18 @@ static void result(struct look *l, bool good, const char *what, const char *fmt,
 
 static void result(struct look *l, bool good, const char *what, const char *fmt, ...)
 {
+	char why[400];
 	va_list ap;
 
-	printf("%s - %s: %s", good ? "ok" : "not ok", l->name, what);
-	if (!good)
-		l->failed = 1;
-	if (!good) {
-		printf(" # ");
-		va_start(ap, fmt);
-		vprintf(fmt, ap);
-		va_end(ap);
+	va_start(ap, fmt);
+	vsnprintf(why, sizeof(why), fmt, ap);
+	va_end(ap);
+	if (good) {
+		printf("ok - %s: %s\n", l->name, what);
+		return;
 	}
-	printf("\n");
+	printf("not ok - %s: %s # %s\n", l->name, what, why);
+	l->failed = 1;
 }
 
 static void chunk_seen(void *arg, uint64_t addr, uint64_t size, bool used, unsigned arena)
