@@ -67,6 +67,7 @@ int cpu_sample(struct sample_context *ctx)
 		s->bx = ctx->bx;
 		s->r12 = ctx->r12;
 		s->r13 = ctx->r13;
+		s->r8 = ctx->r8;
 	} else if (!sample_kernel(s, ctx)) {
 		return 0;
 	} else {

@@ -50,6 +50,7 @@ enum stack_cut { /* why a stack ends before its root */
 	CUT_DEPTH,	  /* more frames than fit */
 	CUT_NO_E,	  /* JIT code, but where the Erlang stack begins is not known */
 	CUT_NO_ROOT,	  /* the Erlang stack ended without normal_exit */
+	CUT_NO_CODE,	  /* emulator: the current function is not known; the stack goes on */
 	CUT_THINNED,	  /* only the leaf was taken, to stay within the budget */
 	CUT_N
 };

@@ -83,6 +83,7 @@ static __always_inline void regs_take(struct scratch *s, struct pt_regs *regs)
 	s->bx = regs->bx;
 	s->r12 = regs->r12;
 	s->r13 = regs->r13;
+	s->r8 = regs->r8;
 }
 
 #endif

@@ -132,6 +132,7 @@ enum scratch_slot { SLOT_FAULT, SLOT_FAULT_KERNEL, SLOT_SYSCALL, SLOT_SAMPLE, SL
 struct scratch {
 	/* registers of the frame being looked at */
 	__u64 ip, sp, bp, bx, r12, r13;
+	__u64 r8; /* of the leaf only */
 	__u32 which;	/* copy of the tables in use */
 	__u8 exact;	/* ip is an instruction that was reached, not a return address */
 	__u8 in_root;	/* the root part of an Erlang stack is being read */
@@ -761,6 +762,7 @@ __noinline int emulator_step(__u32 slot)
 {
 	struct scratch *s = scratch_get(slot);
 	struct tables *t;
+	__u64 at;
 	__u32 which;
 
 	if (!s)
@@ -775,8 +777,15 @@ __noinline int emulator_step(__u32 slot)
 		cut(s, CUT_NO_E);
 		return 0;
 	}
-	if (s->bx >= t->code_min && s->bx < t->code_max)
-		emit(s, STACK_WORD(STACK_ERLANG, s->bx & 0x7fffffffffffULL));
+	/* Across calls the instruction pointer is in rbx. Between them the compiler
+	 * may have it elsewhere for a moment. */
+	at = s->bx;
+	if (!in_code(t, at) && s->exact)
+		at = in_code(t, s->r8) ? s->r8 : s->bp;
+	if (in_code(t, at))
+		emit(s, STACK_WORD(STACK_ERLANG, at & 0x7fffffffffffULL));
+	else
+		emit(s, STACK_WORD(STACK_CUT, CUT_NO_CODE));
 	if ((s->r13 & 7) == 0 && s->r13 >= s->heap && s->r13 <= s->hend) {
 		s->e = s->r13;
 		s->limit = s->hend;

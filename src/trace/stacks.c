@@ -225,6 +225,7 @@ const char *stack_cut_name(unsigned cut)
 		[CUT_DEPTH] = "too deep",
 		[CUT_NO_E] = "start of the Erlang stack not known",
 		[CUT_NO_ROOT] = "Erlang stack without normal_exit",
+		[CUT_NO_CODE] = "current function not known",
 		[CUT_THINNED] = "only the leaf was taken",
 	};
 
