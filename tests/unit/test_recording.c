@@ -50,7 +50,7 @@ static uint64_t random_state = 20260101;
 static uint32_t roll(uint32_t n)
 {
 	random_state = random_state * 6364136223846793005ull + 1442695040888963407ull;
-	return (uint32_t)(random_state >> 33) % n;
+	return (uint32_t)(random_state >> 33) % (n ? n : 1);
 }
 
 static char *slurp(const char *path, size_t *n)
