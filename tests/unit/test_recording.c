@@ -728,7 +728,7 @@ static void damage_is_said_and_never_read(void **state)
 	record_all(file);
 	good = slurp(file, &n);
 	assert_true(n > 8192);
-	bad = malloc(n + 1);
+	bad = calloc(1, n + 1);
 	for (i = 0; i < rounds; i++) {
 		uint32_t what = roll(5), pages = (uint32_t)(n / 4096);
 		bool right = true;
