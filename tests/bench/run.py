@@ -10,9 +10,9 @@ the best of five: the machine's other work is not what is measured.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,27 +20,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 from lab import PROGRAM, Node, NodeError  # noqa: E402
 
 RUNS = 5
+RUSAGE = str(Path(__file__).resolve().parents[1] / "lib" / "rusage.py")
 
 
 class Look:
     """One beamray run: wall and CPU seconds, peak memory, JSON."""
 
     def __init__(self, pid, *args):
-        reader, writer = os.pipe()
-        start = time.monotonic()
-        process = subprocess.Popen([PROGRAM, "memory", "-p", str(pid), "--json", *args],
-                                   stdout=writer, stdin=subprocess.DEVNULL)
-        os.close(writer)
-        with os.fdopen(reader, "rb") as out:
-            text = out.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        self.wall = time.monotonic() - start
-        self.cpu = usage.ru_utime + usage.ru_stime
-        self.peak = usage.ru_maxrss * 1024
-        if process.returncode not in (0, 6):
-            sys.exit("beamray exits with %d" % process.returncode)
-        self.json = json.loads(text)
+        with tempfile.NamedTemporaryFile() as out:
+            told = subprocess.run([sys.executable, RUSAGE, PROGRAM, "memory", "-p", str(pid),
+                                   "--json", "-o", out.name, *args],
+                                  capture_output=True, text=True, check=True).stdout.split()
+            self.wall, self.cpu, self.peak = float(told[0]), float(told[1]), int(told[2])
+            if told[3] not in ("0", "6"):
+                sys.exit("beamray exits with " + told[3])
+            self.json = json.loads(Path(out.name).read_text())
 
 
 def best(make, key):
@@ -99,7 +93,7 @@ def main():
             for instance in allocator["by_instance"] for section in ("mbcs", "mbcs_pool")
             if section in instance)
         # The walk's own time where beamray tells it, else all that --quick does not do.
-        seconds = walk["ns"] / 1e9 if walk.get("ns") else whole.wall - quick.wall
+        seconds = walk.get("seconds") or whole.wall - quick.wall
         walk_rate = walked / seconds
 
         row("OTP release of the node", look["target"]["otp_release"], "")

@@ -2,26 +2,21 @@
 """Many processes, much memory: still right, still quick, and beamray itself stays small."""
 # timeout: 300
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-from lab import LONG, PROGRAM, Node, Tap, releases  # noqa: E402
+from lab import LONG, PROGRAM, TOP, Node, Tap, releases  # noqa: E402
 from truth import check_sums, check_walk, compare  # noqa: E402
 
 
 def cost(pid, *args):
-    """Wall and CPU seconds and peak bytes of one look."""
-    start = time.monotonic()
-    process = subprocess.Popen([PROGRAM, "memory", "-p", str(pid), "--json", *args],
-                               stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return (time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024,
-            process.returncode)
+    """Wall and CPU seconds, peak bytes and exit code of one look."""
+    out = subprocess.run([sys.executable, str(TOP / "tests/lib/rusage.py"), PROGRAM, "memory",
+                          "-p", str(pid), "--json", *args], capture_output=True, text=True,
+                         check=True).stdout.split()
+    return float(out[0]), float(out[1]), int(out[2]), int(out[3])
 
 
 def check_cost(tap, node, label, look):
