@@ -33,6 +33,7 @@ struct ranges { /* where no mmapped chunk can be */
 	size_t n, size;
 };
 
+#define RUN_MAX (16 * TARGET_READ_MAX)
 #define MREMAP_DRIFT_MAX (128ULL << 10) /* less than the smallest usual mmapped chunk */
 
 struct scan {
@@ -235,7 +236,8 @@ static int interval_scan(struct scan *s, uint64_t start, uint64_t end, size_t *h
 			at = (skip + TARGET_PAGE - 1) & ~(TARGET_PAGE - 1);
 			continue;
 		}
-		stop = residency_run(v->r, at, end, &present);
+		/* a run is looked up no further than needed: it may be gigabytes */
+		stop = residency_run(v->r, at, end - at > RUN_MAX ? at + RUN_MAX : end, &present);
 		if (!present) {
 			at = stop;
 			continue;
