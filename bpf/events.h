@@ -154,6 +154,8 @@ struct config {
 struct limits {
 	__u64 place_interval, place_burst; /* of one place: see struct stratum */
 	__u64 cpu_interval, cpu_burst;	   /* of all places on one CPU */
+	__u64 reserve_interval, reserve_burst; /* of processes that seldom fault, on one CPU */
+	__u64 process_interval, process_burst; /* what one process may take of it */
 	__u32 random_mask; /* beyond its bucket a place takes one stack in random_mask + 1 faults */
 	__u32 pad;
 };
@@ -188,7 +190,20 @@ struct run {
 	__u64 stack, process;
 };
 
-#define STRATA 32 /* power of two */
+/*
+ * Runs that are still growing, in slots by the lowest bits of the thread's id. A
+ * thread that takes memory away first sends off the runs of all threads that lie in
+ * it: otherwise their records would come after the range has been used anew.
+ */
+#define RUN_SLOTS 128 /* power of two */
+
+struct run_slot {
+	__u32 tid, pad;
+	struct run run;
+	__u64 sent; /* pages of it that have been sent already */
+};
+
+#define STRATA 128 /* power of two */
 
 /* Faults of one place (instruction and process) on one thread. */
 struct stratum {
@@ -199,7 +214,6 @@ struct stratum {
 
 struct thread {
 	struct thread_vm vm;
-	struct run run;
 	__u64 run_ip, run_proc; /* instruction and Process of the run's last page */
 	__u64 run_jiffies;
 	__u64 move_start, move_bytes; /* of an mremap that is under way */
@@ -290,6 +304,17 @@ enum counter {
 	COUNT_TIMED_NS,	    /* ... and their time */
 	COUNT_CUT,	    /* + enum stack_cut; CUT_NONE: not cut */
 	COUNT_N = COUNT_CUT + CUT_SLOTS
+};
+
+#define RARE 64 /* power of two */
+
+struct cpu_state {
+	__u64 due;     /* the bucket of all places on this CPU */
+	__u64 reserve; /* the same again, for processes that seldom fault */
+	struct {
+		__u64 process, due;
+	} rare[RARE]; /* their buckets */
+	__u64 v[COUNT_N];
 };
 
 #endif

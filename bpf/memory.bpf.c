@@ -30,17 +30,94 @@ enum { /* x86-64 system call numbers */
 #define ADVICE_REMOVE 9
 #define ADVICE_DONTNEED_LOCKED 24
 
-static __always_inline void run_flush(struct thread *t, __u32 tid)
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, RUN_SLOTS);
+	__type(key, __u32);
+	__type(value, struct run_slot);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} runs SEC(".maps");
+
+/* Sends what of the run has not been sent. */
+static __always_inline void run_send(const struct run_slot *slot, const struct run *run)
 {
+	__u64 sent = slot->sent;
 	struct event_run ev;
 
-	if (!t->run.pages)
+	if (run->pages <= sent)
 		return;
 	ev.e.kind = EVENT_RUN;
-	ev.e.tid = tid;
-	ev.run = t->run;
-	t->run.pages = 0;
+	ev.e.tid = slot->tid;
+	ev.run = *run;
+	ev.run.start += sent * PAGE_BYTES;
+	ev.run.pages -= sent;
 	send(&ev, sizeof(ev));
+}
+
+static __always_inline void run_flush(struct run_slot *slot)
+{
+	run_send(slot, &slot->run);
+	slot->run.pages = 0;
+	slot->sent = 0;
+}
+
+static __always_inline struct run_slot *run_get(__u32 tid)
+{
+	__u32 at = tid & (RUN_SLOTS - 1);
+	struct run_slot *slot = bpf_map_lookup_elem(&runs, &at);
+
+	if (slot && slot->tid != tid) {
+		run_flush(slot); /* another thread's: they take turns */
+		slot->tid = tid;
+	}
+	return slot;
+}
+
+/* The thread that the run belongs to may be at work on it: its range is not the one
+ * that is being taken away then, and what is read is checked. */
+__noinline int run_flush_range(__u32 at, __u64 start, __u64 end)
+{
+	struct run_slot *slot = bpf_map_lookup_elem(&runs, &at);
+	struct run run;
+
+	if (!slot)
+		return 0;
+	run = slot->run;
+	if (!run.pages || run.start >= end || run.start + run.pages * PAGE_BYTES <= start)
+		return 0;
+	if (*(volatile __u64 *)&slot->run.start != run.start ||
+	    *(volatile __u64 *)&slot->run.stack != run.stack)
+		return 0;
+	run_send(slot, &run);
+	slot->sent = run.pages;
+	return 0;
+}
+
+static __always_inline void runs_flush(__u64 start, __u64 bytes)
+{
+	for (__u32 i = 0; i < RUN_SLOTS; i++)
+		run_flush_range(i, start, start + bytes);
+}
+
+/* A process that faults ten thousand times a second empties the CPU's bucket as
+ * fast as it fills. One that faults now and then, as a slow leak does, must still
+ * get its stacks: there is a second bucket that each process may draw on a little. */
+static __always_inline bool reserve_take(struct cpu_state *cpu, const struct control *c,
+					 __u64 process, __u64 now)
+{
+	__u64 slot = (process * 0x9e3779b97f4a7c15ULL >> 40) & (RARE - 1);
+
+	if (cpu->rare[slot].process != process) {
+		/* of two that meet here, the one that keeps within its share stays */
+		if (cpu->rare[slot].due > now)
+			return false;
+		cpu->rare[slot].process = process;
+		cpu->rare[slot].due = 0;
+	}
+	return bucket_take(&cpu->rare[slot].due, now, c->limits.process_interval,
+			   c->limits.process_burst) &&
+	       bucket_take(&cpu->reserve, now, c->limits.reserve_interval,
+			   c->limits.reserve_burst);
 }
 
 /* The stack that this fault is counted to. */
@@ -71,7 +148,9 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct thr
 	} else if (!fresh) {
 		burst /= 2;
 	}
-	if (take && bucket_take(&cpu->due, now, c->limits.cpu_interval, burst)) {
+	take = take && (bucket_take(&cpu->due, now, c->limits.cpu_interval, burst) ||
+			reserve_take(cpu, c, s->process, now));
+	if (take) {
 		stack_begin(s);
 		stack_walk(slot);
 		stack_send(slot);
@@ -107,6 +186,7 @@ static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 ti
 	__u64 begin = 0, proc = 0, ip = regs->ip, stack, stacks;
 	struct cpu_state *cpu = cpu_get();
 	struct scratch *s;
+	struct run_slot *slot_run;
 	struct thread *t;
 	struct run *run;
 
@@ -116,10 +196,11 @@ static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 ti
 	if ((++cpu->v[COUNT_FAULTS] & 63) == 0)
 		begin = bpf_ktime_get_ns();
 	t = thread_get(slot, tid);
-	if (!t)
+	slot_run = run_get(tid);
+	if (!t || !slot_run)
 		return;
 	proc = proc_read(t);
-	run = &t->run;
+	run = &slot_run->run;
 	if (run->pages && page == run->start + run->pages * PAGE_BYTES && ip == t->run_ip &&
 	    proc == t->run_proc && jiffies - t->run_jiffies <= 1) {
 		run->pages++;
@@ -140,7 +221,7 @@ static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 ti
 	    run->process == s->process) {
 		run->pages++;
 	} else {
-		run_flush(t, tid);
+		run_flush(slot_run);
 		run->start = page;
 		run->pages = 1;
 		run->stack = stack;
@@ -218,7 +299,7 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
 		return 0;
 	switch (number) {
 	case SYS_MUNMAP:
-		run_flush(t, tid);
+		runs_flush(regs->di, regs->si);
 		send_range(EVENT_UNMAP, tid, regs->di, regs->si, 0, 0);
 		break;
 	case SYS_BRK:
@@ -226,28 +307,28 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
 		from = regs->di;
 		end = BPF_CORE_READ(task, mm, brk);
 		if (from >= BPF_CORE_READ(task, mm, start_brk) && from < end) {
-			run_flush(t, tid);
 			from = (from + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+			runs_flush(from, end - from);
 			send_range(EVENT_UNMAP, tid, from, end - from, 0, 0);
 		}
 		break;
 	case SYS_MADVISE:
 		if (regs->dx == ADVICE_DONTNEED || regs->dx == ADVICE_REMOVE ||
 		    regs->dx == ADVICE_DONTNEED_LOCKED) {
-			run_flush(t, tid);
+			runs_flush(regs->di, regs->si);
 			send_range(EVENT_UNMAP, tid, regs->di, regs->si, 0, 0);
 		}
 		break;
 	case SYS_MMAP:
 		if (regs->r10 & MAP_FIXED_BIT) {
-			run_flush(t, tid);
+			runs_flush(regs->di, regs->si);
 			send_range(EVENT_UNMAP, tid, regs->di, regs->si, 0, 0);
 		}
 		if (regs->dx & PROT_EXEC_BIT)
 			send_range(EVENT_CODE, tid, regs->di, regs->si, 0, 0);
 		break;
 	case SYS_MREMAP:
-		run_flush(t, tid);
+		runs_flush(regs->di, regs->si);
 		t->move_start = regs->di;
 		t->move_bytes = regs->si;
 		t->move_to_bytes = regs->dx;
@@ -284,14 +365,13 @@ int BPF_PROG(process_exit, struct task_struct *task)
 {
 	__u64 id = bpf_get_current_pid_tgid();
 	__u32 tid = tid_of(id);
-	struct thread *t;
+	struct run_slot *slot;
 
-	if (!is_target(id))
+	if (!is_target(id) || !bpf_map_lookup_elem(&threads, &tid))
 		return 0;
-	t = bpf_map_lookup_elem(&threads, &tid);
-	if (!t)
-		return 0;
-	run_flush(t, tid);
+	slot = run_get(tid);
+	if (slot)
+		run_flush(slot);
 	bpf_map_delete_elem(&threads, &tid);
 	return 0;
 }

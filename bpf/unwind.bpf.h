@@ -114,11 +114,6 @@ struct {
 	__uint(max_entries, 1 << 22);
 } events SEC(".maps");
 
-struct cpu_state {
-	__u64 due; /* the bucket of all places on this CPU */
-	__u64 v[COUNT_N];
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

@@ -15,7 +15,7 @@
 #define HIT_NS 100	    /* a tracepoint's own cost, not seen by the program */
 #define TIMED_DEFAULT_NS 200 /* until some hits have been timed */
 #define TICK_NS 500000000ULL
-#define LEVEL_MAX 4 /* some 40 stacks a second on each CPU: less tells nothing */
+#define LEVEL_MAX 4 /* some 80 stacks a second on each CPU: less tells nothing */
 
 uint64_t session_now_ns(void)
 {
@@ -29,8 +29,12 @@ static void limits_set(struct limits *l, unsigned level)
 {
 	l->place_burst = 10;
 	l->place_interval = (20000000ULL << level); /* 50 a second */
-	l->cpu_burst = 200 >> level;
-	l->cpu_interval = 1500000ULL << level; /* 660 a second on each CPU */
+	l->cpu_burst = 100 >> level;
+	l->cpu_interval = 2000000ULL << level; /* 500 a second on each CPU */
+	l->reserve_burst = 20; /* at every level: 100 a second, and 10 a process */
+	l->reserve_interval = 10000000ULL;
+	l->process_burst = 4;
+	l->process_interval = 100000000ULL;
 	l->random_mask = (64u << level) - 1;
 	if (l->cpu_burst < 8)
 		l->cpu_burst = 8;

@@ -6,7 +6,8 @@
  * before the first program is attached, so that the first stack is as good as any.
  * The opening picture is taken after attaching, so that no page comes unseen. The
  * closing picture is taken after a drain, and a second drain follows before it is
- * read, so that every page in it has had its chance to get an owner.
+ * read, so that every page in it has had its chance to get an owner; what that one
+ * says about pages given back comes too late for the picture and is held.
  */
 #include "trace/session_int.h"
 
@@ -31,6 +32,7 @@
 #define RING_DEFAULT (4u << 20)
 #define RING_MAX (256u << 20)
 #define USER_DEFAULT (256u << 20)
+#define HELD_MAX (1u << 20)
 #define DRAIN_MS 100	   /* between two looks at the ring buffer */
 #define REFRESH_NS 200000000ULL /* from "code has come" to reading what */
 #define PID_NS_INIT_INO 0xeffffffcUL /* include/linux/proc_ns.h: PROC_PID_INIT_INO */
@@ -44,7 +46,7 @@ struct session {
 	struct images *images;
 	struct kernel_tables tables;
 	struct memory_bpf *skel;
-	struct tables_area control_area;
+	struct tables_area control_area, runs_area;
 	struct control *control; /* shared with the programs */
 	struct samples *samples; /* processor samples, NULL if not wanted */
 	struct ring_buffer *ring;
@@ -61,6 +63,14 @@ struct session {
 	int cpus;
 	bool attached, stopped;
 	bool ended, execed; /* the target */
+	/* After session_freeze(): what came since, to be done after the profile. */
+	bool frozen;
+	union held {
+		struct event e;
+		struct event_run run;
+		struct event_range range;
+	} *held;
+	size_t n_held, a_held;
 	uint64_t code_came; /* when new code was seen, 0: none waits */
 	uint64_t records;
 	uint64_t count[COUNT_N];
@@ -77,6 +87,35 @@ static uint64_t cpu_ns(void)
 
 /* ---- records ------------------------------------------------------------------------- */
 
+/*
+ * Between a picture of what is resident and its use time passes, and a busy node
+ * gives pages back that the picture shows. Such records wait until the picture has
+ * been used. Faults wait with them, to be done in the right order, but are also done
+ * at once: a page in the picture may have got its record only now. Returns true when
+ * the record has been dealt with.
+ */
+static bool hold(struct session *s, const struct event *e, size_t size)
+{
+	bool range = e->kind == EVENT_UNMAP || e->kind == EVENT_MOVE_BEGIN ||
+		     e->kind == EVENT_MOVE_END;
+
+	if (!range && (e->kind != EVENT_RUN || !s->n_held))
+		return false;
+	if (size < (range ? sizeof(struct event_range) : sizeof(struct event_run)))
+		return true;
+	if (s->n_held == s->a_held) {
+		size_t a = s->a_held ? s->a_held * 2 : 256;
+		union held *v = a > HELD_MAX ? NULL : realloc(s->held, a * sizeof(*v));
+
+		if (!v)
+			return false;
+		s->held = v;
+		s->a_held = a;
+	}
+	memcpy(&s->held[s->n_held++], e, range ? sizeof(struct event_range) : sizeof(struct event_run));
+	return range;
+}
+
 static int on_record(void *ctx, void *data, size_t size)
 {
 	struct session *s = ctx;
@@ -87,6 +126,8 @@ static int on_record(void *ctx, void *data, size_t size)
 	if (size < sizeof(*e))
 		return 0;
 	s->records++;
+	if (s->frozen && hold(s, e, size))
+		return 0;
 	switch (e->kind) {
 	case EVENT_STACK:
 		stacks_add(s->stacks, data, size);
@@ -147,31 +188,27 @@ static int on_record(void *ctx, void *data, size_t size)
 	return 0;
 }
 
-/* Runs that threads have not finished yet. They stay in the kernel and come as
- * records later; an owner is only taken once, so that does no harm. */
+/* Runs that are still growing. They stay where they are and come as records
+ * later; an owner is only taken once, so that does no harm. */
 static void open_runs(struct session *s)
 {
-	int fd = bpf_map__fd(s->skel->maps.threads);
-	struct thread *t = malloc(sizeof(*t));
-	uint32_t tid, *last = NULL;
-	unsigned n = 0;
+	const volatile struct run_slot *slots = s->runs_area.mem;
 
-	while (t && n++ < 65536 && !bpf_map_get_next_key(fd, last, &tid)) {
-		last = &tid;
-		if (!bpf_map_lookup_elem(fd, &tid, t) && t->run.pages) {
-			struct event_run ev = { .e = { EVENT_RUN, tid }, .run = t->run };
+	for (unsigned i = 0; slots && i < RUN_SLOTS; i++) {
+		struct event_run ev = { .e = { EVENT_RUN, slots[i].tid } };
 
+		ev.run.start = slots[i].run.start;
+		ev.run.pages = slots[i].run.pages;
+		ev.run.stack = slots[i].run.stack;
+		ev.run.process = slots[i].run.process;
+		if (ev.run.pages && ev.run.start == slots[i].run.start)
 			on_record(s, &ev, sizeof(ev));
-		}
 	}
-	free(t);
 }
 
 static void counters_read(struct session *s)
 {
-	struct {
-		uint64_t due, v[COUNT_N];
-	} *cpu = calloc((size_t)s->cpus, sizeof(*cpu));
+	struct cpu_state *cpu = calloc((size_t)s->cpus, sizeof(*cpu));
 	uint32_t zero = 0;
 
 	if (!cpu)
@@ -189,6 +226,23 @@ static void drain(struct session *s)
 {
 	if (s->ring)
 		ring_buffer__consume(s->ring);
+}
+
+static void thaw(struct session *s)
+{
+	s->frozen = false;
+	for (size_t i = 0; i < s->n_held; i++)
+		on_record(s, &s->held[i], sizeof(s->held[i]));
+	s->records -= s->n_held;
+	s->n_held = 0;
+}
+
+void session_freeze(struct session *s)
+{
+	drain(s);
+	if (!s->stopped)
+		open_runs(s);
+	s->frozen = true;
 }
 
 /* ---- what is mapped -------------------------------------------------------------------- */
@@ -403,6 +457,10 @@ static int load(struct session *s, const struct session_opts *opts, struct error
 	if (ret)
 		return open_failed(err, ret, "mapping the controls of");
 	s->control = s->control_area.mem;
+	ret = area_map(&s->runs_area, bpf_map__fd(skel->maps.runs), sizeof(struct run_slot),
+		       RUN_SLOTS);
+	if (ret)
+		return open_failed(err, ret, "mapping the runs of");
 	s->tables.active = &s->control->active;
 	governor_start(&s->governor, opts->budget, &s->control->limits);
 	ret = tables_map(&s->tables, bpf_map__fd(skel->maps.rows), bpf_map__fd(skel->maps.rules),
@@ -505,11 +563,13 @@ void session_close(struct session *s)
 	samples_close(s->samples);
 	tables_unmap(&s->tables);
 	area_unmap(&s->control_area);
+	area_unmap(&s->runs_area);
 	memory_bpf__destroy(s->skel);
 	unwind_free(s->tables.unwind);
 	stacks_free(s->stacks);
 	growth_free(s->growth);
 	names_free(s->names);
+	free(s->held);
 	images_free(s->images);
 	mappings_free(s->maps);
 	opening_free(s);
@@ -545,6 +605,7 @@ int session_baseline(struct session *s, const struct residency *r, const struct 
 	/* what came before the picture does not count; what comes while it is
 	 * taken is either in it or gets an owner */
 	drain(s);
+	thaw(s);
 	opening_free(s);
 	growth_begin(s->growth, NULL, NULL);
 	for (size_t i = 1; i < s->stacks->n_owners; i++) {
@@ -669,22 +730,21 @@ static int profile_growth(struct session *s, const struct residency *closing,
 	int64_t *net;
 	int ret = 0;
 
-	if (!s->stopped) {
-		drain(s);
-		open_runs(s);
-	}
+	if (!s->frozen)
+		session_freeze(s);
 	if (!closing && !target_state(s, NULL)) {
 		ret = picture(s, &own, &own_maps, NULL);
-		/* a process that dies has no memory for a while before it has ended */
-		if (ret && ret != -ESRCH && !target_state(s, NULL))
+		if (ret && !target_state(s, NULL)) {
+			thaw(s);
 			return picture(s, &own, &own_maps, err);
+		}
 		ret = 0; /* ended meanwhile: without a picture then */
 		closing = own;
 		maps = own_maps;
-		if (!s->stopped) {
-			drain(s);
-			open_runs(s);
-		}
+	}
+	if (!s->stopped) {
+		drain(s);
+		open_runs(s);
 	}
 	net = calloc(s->stacks->n_owners, sizeof(*net));
 	if (!net)
@@ -694,6 +754,7 @@ static int profile_growth(struct session *s, const struct residency *closing,
 	for (size_t i = 1; !ret && i < s->stacks->n_owners; i++)
 		ret = profile_owner(s, p, &s->stacks->owners[i], net[i]);
 	p->without_stack += (int64_t)s->sum.unowned;
+	thaw(s);
 	free(net);
 	residency_free(own);
 	mappings_free(own_maps);
@@ -746,6 +807,23 @@ static uint64_t map_bytes(int fd)
 	return bytes;
 }
 
+/* Hits that the kernel left out because a program was running already. */
+static uint64_t programs_missed(struct bpf_object *object)
+{
+	struct bpf_program *prog;
+	uint64_t missed = 0;
+
+	bpf_object__for_each_program(prog, object) {
+		struct bpf_prog_info info = { 0 };
+		uint32_t len = sizeof(info);
+		int fd = bpf_program__fd(prog);
+
+		if (fd >= 0 && !bpf_obj_get_info_by_fd(fd, &info, &len))
+			missed += info.recursion_misses;
+	}
+	return missed;
+}
+
 void session_stats(struct session *s, struct session_stats *out)
 {
 	uint64_t end = s->stopped ? s->end_ns : session_now_ns();
@@ -757,6 +835,7 @@ void session_stats(struct session *s, struct session_stats *out)
 	memcpy(out->count, s->count, sizeof(out->count));
 	out->records = s->records;
 	out->lost_records = s->count[COUNT_LOST_EVENTS] + s->count[COUNT_LOST_STACKS];
+	out->missed = programs_missed(s->skel->obj);
 	out->lost_stacks = s->stacks->lost;
 	out->stacks = s->stacks->n;
 	out->owners = s->stacks->n_owners - 1;

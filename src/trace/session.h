@@ -61,11 +61,15 @@ int session_baseline(struct session *s, const struct residency *r, const struct 
  * was seen until then stays. */
 int session_poll(struct session *s, int ms, struct error *err);
 
+/* To be called just before a closing picture of one's own is taken: what the
+ * target gives back from now on counts only after the next session_profile(). */
+void session_freeze(struct session *s);
+
 /* Detaches the programs and drains what is left. */
 void session_stop(struct session *s);
 
 /* A profile of what was seen up to now: "growth", "cpu". For growth, `closing` (with
- * its mappings) is the picture of now; NULL: a pass of our own, or, when the
+ * its mappings) is the picture of now, see session_freeze(); NULL: a pass of our own, or, when the
  * target is gone, everything that was never given back. Frames are raw
  * (FRAME_ERLANG, FRAME_NATIVE and the markers). The caller frees it.
  * -ENOENT: no such kind, or its probes are not attached. */
@@ -77,6 +81,7 @@ struct session_stats {
 	uint64_t count[COUNT_N];  /* enum counter: hits, stacks, cuts, lost ... */
 	uint64_t records;	  /* that came through the ring buffer */
 	uint64_t lost_records;	  /* ring buffer full: events + stacks */
+	uint64_t missed;	  /* hits during which a program was already running on that CPU */
 	uint64_t lost_stacks;	  /* no room in our own tables */
 	uint64_t stacks, owners;  /* distinct */
 	uint64_t kernel_bytes;	  /* of all maps, as the kernel charges them */

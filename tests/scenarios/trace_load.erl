@@ -42,6 +42,7 @@ leaker(Kind, Dir, Count, Bytes, Rounds, Pause) ->
     {Before, _} = truth(),
     ok = file:write_file(filename:join(Dir, "ready"), os:getpid()),
     wait(filename:join(Dir, "go")),
+    [spawn(?MODULE, churn, [0]) || Kind =:= slow, _ <- [1, 2]],
     rounds(Kind, Count, Bytes, Rounds, Pause),
     {Taken, Calls} = truth(),
     Text = io_lib:format("~b ~b~n", [Taken - Before, Calls]),
@@ -73,6 +74,7 @@ bottom(leak_realloc, Count, Bytes) -> {bottom, leak_realloc(Count, Bytes)};
 bottom(leak_new, Count, Bytes) -> {bottom, leak_new(Count, Bytes)};
 bottom(leak_thread, Count, Bytes) -> {bottom, leak_thread(Count, Bytes)};
 bottom(no_leak, Count, Bytes) -> {bottom, no_leak(Count, Bytes)};
+bottom(slow, Count, Bytes) -> {bottom, leak_normal(Count, Bytes)};
 bottom(deep, Count, Bytes) -> {bottom, deep(Bytes, Count)};
 bottom(burn_normal, Count, Ms) -> {bottom, burn_normal(Count, Ms)};
 bottom(burn_dirty, Count, Ms) -> {bottom, burn_dirty(Count, Ms)};

@@ -80,7 +80,7 @@ static json_t *result(struct session *s, const struct profile *p)
 				    json_integer((json_int_t)st.count[COUNT_CUT + i]));
 	return json_pack(
 		"{s:o,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},"
-		"s:{s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:b,s:o}}",
+		"s:{s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:b,s:o}}",
 		"stacks", stacks, "without_stack", (json_int_t)p->without_stack, "sum", "opening",
 		(json_int_t)st.growth.opening, "closing", (json_int_t)st.growth.closing, "owned",
 		(json_int_t)st.growth.owned, "nearby", (json_int_t)st.growth.nearby, "unowned",
@@ -90,7 +90,7 @@ static json_t *result(struct session *s, const struct profile *p)
 		(json_int_t)st.count[COUNT_STACKS], "complete", (json_int_t)st.count[COUNT_COMPLETE],
 		"erlang", (json_int_t)st.count[COUNT_ERLANG], "erlang_root",
 		(json_int_t)st.count[COUNT_ERLANG_ROOT], "joined", (json_int_t)st.count[COUNT_JOINED],
-		"leaf_only", (json_int_t)st.count[COUNT_LEAF_ONLY], "lost_records",
+		"leaf_only", (json_int_t)st.count[COUNT_LEAF_ONLY], "missed", (json_int_t)st.missed, "lost_records",
 		(json_int_t)st.lost_records, "lost_stacks", (json_int_t)st.lost_stacks, "records",
 		(json_int_t)st.records, "kernel_bytes", (json_int_t)st.kernel_bytes, "user_bytes",
 		(json_int_t)st.user_bytes, "kernel_ns", (json_int_t)st.kernel_ns, "own_ns",
