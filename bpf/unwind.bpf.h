@@ -502,6 +502,21 @@ __noinline int erlang_emit(__u32 slot, __u64 address)
 	return 1;
 }
 
+/* Saved frame pointers (+JPperf) look like return addresses and may lie between two
+ * areas of code. */
+__noinline int is_code(__u32 slot, __u64 address)
+{
+	struct scratch *s = scratch_get(slot);
+	struct tables *t;
+	__u32 which;
+
+	if (!s)
+		return 0;
+	which = s->which;
+	t = bpf_map_lookup_elem(&tables, &which);
+	return t && in_code(t, address);
+}
+
 /* One word of the stack. Returns 0 when the walk is over. */
 static __always_inline int erlang_word(struct scratch *s, __u32 slot, const struct tables *t,
 				       __u64 word)
@@ -513,7 +528,7 @@ static __always_inline int erlang_word(struct scratch *s, __u32 slot, const stru
 		s->done = 1;
 		return s->in_root; /* in the root part it comes first */
 	}
-	if (word < t->code_min || word >= t->code_max)
+	if (word < t->code_min || word >= t->code_max || !is_code(slot, word))
 		return 1;
 	if (s->in_root) {
 		__u32 n = s->out.n_root;

@@ -48,7 +48,8 @@
 enum { /* owner numbers that are none */
 	NOBODY = 0,	       /* never faulted since the beginning */
 	GONE = UINT32_MAX,     /* was unmapped or discarded since then */
-	MOVED = UINT32_MAX - 1 /* was resident at the beginning, at another address */
+	MOVED = UINT32_MAX - 1, /* was resident at the beginning, at another address */
+	STILL = UINT32_MAX - 2 /* in a segment only: was resident at the beginning, here */
 };
 
 struct chunk {
@@ -273,7 +274,7 @@ static void range_clear(struct growth *g, uint64_t start, uint64_t end, struct m
 			if (was == NOBODY) {
 				if (!before(g, start))
 					continue;
-				was = MOVED;
+				was = STILL;
 			}
 			*o = GONE;
 			if (!save || was == GONE)
@@ -361,12 +362,14 @@ void growth_move_end(struct growth *g, uint32_t tid, uint64_t to, uint64_t bytes
 
 		for (; from < stop && from < end; from += PAGE) {
 			struct chunk *c = chunk_make(g, from);
+			uint32_t owner = s->owner;
 
+			if (owner == STILL)
+				owner = to == m->start ? NOBODY : MOVED;
 			if (!c)
 				g->lost += PAGE;
 			else
-				c->owner[from / PAGE % CHUNK_PAGES] =
-					s->owner == MOVED && to == m->start ? NOBODY : s->owner;
+				c->owner[from / PAGE % CHUNK_PAGES] = owner;
 		}
 	}
 	move_end(m);

@@ -40,7 +40,7 @@ def check(tap, label, out, took, function, chain=True, joined=False, process=Tru
     checks_always(tap, label, out)
 
 
-def checks_always(tap, label, out):
+def checks_always(tap, label, out, least=0.99):
     total, st = out["sum"], out["stats"]
     tap.equal(label + ": the parts add up", total["closing"] - total["opening"],
               total["owned"] + total["unowned"] + total["moved"] - total["released"])
@@ -50,7 +50,7 @@ def checks_always(tap, label, out):
               (0, 0, 0))
     share = st["complete"] / max(1, st["walked"])
     tap.ok("%s: %d of %d stacks reach the root" % (label, st["complete"], st["walked"]),
-           share >= 0.99, {k: v for k, v in st["cuts"].items() if v})
+           share >= least, {k: v for k, v in st["cuts"].items() if v})
     for stack in out["stacks"]:
         if not stack["complete"]:
             Tap.note("%s: cut: %s" % (label, " < ".join(stack["frames"])))
@@ -86,16 +86,22 @@ def one_release(tap, label, release):
            top is not None and erlang(frames)[-5:] == CHAIN and
            "e:trace_load:deep/2" in frames and any(f.startswith("repeat:1:") for f in frames),
            " < ".join(frames))
-    checks_always(tap, label + " deep", out)
+    # A fault in the middle of a heap's move, below a deep stack: cut, and said so.
+    checks_always(tap, label + " deep", out, 0.9)
+
+    if release != "23":
+        # frame pointers in JIT code: other stacks, same answer
+        out, took = traced(release, "leak_normal", 300, 1000, flags=("+JPperf", "true"))
+        check(tap, label + " with frame pointers", out, took, "leak_normal")
 
     # 64 KB a second on a node that faults thousands of pages a second
     out, took = traced(release, "slow", 7, 1000, rounds=120, pause=100)
     mine = [s for s in out["stacks"] if names(s, "leak_normal") or names(s, "take_malloc")]
     found = sum(s["weight"] for s in mine)
     tap.ok("%s slow leak in %d faults: %d bytes, truth %d" % (
-        label, out["stats"]["faults"], found, took), abs(found - took) <= 0.1 * took,
+        label, out["stats"]["faults"], found, took), abs(found - took) <= 0.1 * took + 65536,
         "off by %d" % (found - took))
-    checks_always(tap, label + " slow", out)
+    checks_always(tap, label + " slow", out, 0.9)
 
     out, _ = traced(release, "no_leak", 10, 1000000)
     kept = sum(s["weight"] for s in out["stacks"] if names(s, "no_leak"))
