@@ -76,17 +76,16 @@ static void check_kernel(struct answers *a)
 		       u.release);
 	}
 	answer(a, "kernel", "PAGEMAP_SCAN", major > 6 || (major == 6 && minor >= 7),
-	       major > 6 || (major == 6 && minor >= 7) ?
-		       "zero pages are told from resident ones in one pass" :
-		       "older than 6.7: zero pages are recognised by frame number (CAP_SYS_ADMIN)");
+	       major > 6 || (major == 6 && minor >= 7)
+		       ? "zero pages are told from resident ones in one pass"
+		       : "older than 6.7: zero pages are recognised by frame number (CAP_SYS_ADMIN)");
 	answer(a, "kernel", "BTF", access("/sys/kernel/btf/vmlinux", R_OK) == 0,
 	       "/sys/kernel/btf/vmlinux is %s; tracing commands need it",
 	       access("/sys/kernel/btf/vmlinux", R_OK) == 0 ? "there" : "missing");
 	if (read_number("/proc/sys/kernel/yama/ptrace_scope", &v))
-		answer(a, "kernel", "ptrace_scope", v == 0,
-		       "Yama's ptrace_scope is %ld: %s", v,
-		       v == 0 ? "a user may look at processes of its own" :
-				"only CAP_SYS_PTRACE may read another process");
+		answer(a, "kernel", "ptrace_scope", v == 0, "Yama's ptrace_scope is %ld: %s", v,
+		       v == 0 ? "a user may look at processes of its own"
+			      : "only CAP_SYS_PTRACE may read another process");
 	else
 		answer(a, "kernel", "ptrace_scope", true, "no Yama: a user may look at its own");
 }
@@ -97,7 +96,8 @@ static void check_capabilities(struct answers *a)
 		unsigned cap;
 		const char *name, *what;
 	} caps[] = {
-		{ CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "read the memory of a node: memory, list, doctor" },
+		{ CAP_SYS_PTRACE, "CAP_SYS_PTRACE",
+		  "read the memory of a node: memory, list, doctor" },
 		{ CAP_BPF, "CAP_BPF", "load tracing programs: record, doctor" },
 		{ CAP_PERFMON, "CAP_PERFMON", "attach tracing programs: record, doctor" },
 		{ CAP_SYS_ADMIN, "CAP_SYS_ADMIN",
@@ -187,8 +187,8 @@ static int check_target(struct answers *a, pid_t pid, struct error *err)
 	ret = look_take(ob, &opts, &l, err);
 	if (ret == 0) {
 		answer(a, "vm", "segment cache", l->ranges->mseg_known, "%s",
-		       l->ranges->mseg_known ? "found: memory of nobody is known to be native" :
-					       l->ranges->why);
+		       l->ranges->mseg_known ? "found: memory of nobody is known to be native"
+					     : l->ranges->why);
 		answer(a, "vm", "statistics", true, "%zu allocator instances, %zu carriers",
 		       l->allocators->n_inst, l->carriers->n);
 	} else {
@@ -209,8 +209,7 @@ static void print_text(FILE *to, const json_t *list)
 	size_t i;
 	json_t *j;
 
-	json_array_foreach(list, i, j)
-	{
+	json_array_foreach(list, i, j) {
 		const char *s = json_string_value(json_object_get(j, "section"));
 
 		if (strcmp(s, section) != 0)

@@ -58,7 +58,7 @@ struct doctor {
 	struct natives *natives; /* whose library a module's NIFs are in */
 	struct session_stats stats;
 	struct error ended; /* the target ended while it was watched */
-	bool stuck; /* a read did not come back: nothing may be freed */
+	bool stuck;	    /* a read did not come back: nothing may be freed */
 };
 
 static int take_flag(void *to, const char *arg, struct error *err)
@@ -116,7 +116,8 @@ static void trace_begin(struct doctor *d)
 
 	if (d->no_trace || d->still) {
 		snprintf(d->no_trace_why, sizeof(d->no_trace_why), "%s",
-			 d->still ? "one look (--still)" : "tracing was switched off (--no-uprobes)");
+			 d->still ? "one look (--still)"
+				  : "tracing was switched off (--no-uprobes)");
 		return;
 	}
 	ret = code_open(d->ob->vm, &d->code, &err);
@@ -138,8 +139,9 @@ static int watch(struct doctor *d, struct error *err)
 		char line[128];
 
 		if (d->seconds - last >= 1) {
-			snprintf(line, sizeof(line), "watching: %.0f of %.0f s (Ctrl-C reports now)",
-				 d->seconds, total);
+			snprintf(line, sizeof(line),
+				 "watching: %.0f of %.0f s (Ctrl-C reports now)", d->seconds,
+				 total);
 			say(line);
 			last = d->seconds;
 		}
@@ -232,9 +234,9 @@ static int report(struct doctor *d, FILE *to)
 	} else {
 		doctor_text(to, &in, v, &opts);
 	}
-	code = v->v[0].code == FINDING_HEALTHY || v->v[0].code == FINDING_INCONCLUSIVE ?
-		       EXIT_OK :
-		       EXIT_FINDING;
+	code = v->v[0].code == FINDING_HEALTHY || v->v[0].code == FINDING_INCONCLUSIVE
+		       ? EXIT_OK
+		       : EXIT_FINDING;
 	if (!in.after.ledger->complete || (in.before.ledger && !in.before.ledger->complete))
 		code = EXIT_INCOMPLETE;
 	if (in.ended)

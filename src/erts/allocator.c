@@ -347,10 +347,9 @@ int allocators_read(struct vm *vm, struct allocators **out, struct error *err)
 	if (!vm->anchors.v[A_ALLCTRS_INFO].addr || !vm->anchors.v[A_ALLCTR_THR_SPEC].addr ||
 	    !l->size_ErtsAllocatorInfo_t || !l->size_ErtsAllocatorThrSpec_t || !l->size_Allctr_t ||
 	    l->size_Allctr_t > MAX_ALLCTR || !vm->n_alloc || vm->n_alloc > ALLOC_TYPES)
-		return error_set(
-			err, EXIT_UNSUPPORTED, -ENOENT,
-			"the allocators of this VM were not found: its symbols are missing "
-			"and no signature matched");
+		return error_set(err, EXIT_UNSUPPORTED, -ENOENT,
+				 "the allocators of this VM were not found: its symbols are missing "
+				 "and no signature matched");
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return -ENOMEM;

@@ -47,20 +47,20 @@ enum anchor_id {
 	A_SCHEDULER_DATA,  /* erts_aligned_scheduler_data: pointer variable */
 	A_DIRTY_CPU_SCHEDULER_DATA,
 	A_DIRTY_IO_SCHEDULER_DATA,
-	A_NO_SCHEDULERS,	/* erts_no_schedulers: Uint */
-	A_MSEG_ALLCTR,		/* the array of ErtsMsegAllctr_t (pointer variable or array) */
-	A_DEFAULT_MMAPPER,	/* erts_dflt_mmapper: ErtsMemMapper */
-	A_LITERAL_MMAPPER,	/* erts_literal_mmapper: ErtsMemMapper */
-	A_TOTAL_CODE_SIZE,	/* erts_total_code_size */
-	A_ETS_MISC_MEM_SIZE,	/* erts_ets_misc_mem_size */
-	A_ATOM_TEXT_RESERVED,	/* static reserved_atom_space */
-	A_ATOM_TEXT_USED,	/* static atom_space */
-	A_RANGES,		/* static r[] of beam_ranges.c */
-	A_JIT_DESCRIPTOR,	/* __jit_debug_descriptor */
-	A_OTP_RELEASE,		/* etp_otp_release: char[] */
-	A_ERTS_VERSION,		/* etp_erts_version: char[] */
-	A_CODE_INDEX,		/* the_active_code_index */
-	A_BIF_TABLE,		/* bif_table */
+	A_NO_SCHEDULERS,      /* erts_no_schedulers: Uint */
+	A_MSEG_ALLCTR,	      /* the array of ErtsMsegAllctr_t (pointer variable or array) */
+	A_DEFAULT_MMAPPER,    /* erts_dflt_mmapper: ErtsMemMapper */
+	A_LITERAL_MMAPPER,    /* erts_literal_mmapper: ErtsMemMapper */
+	A_TOTAL_CODE_SIZE,    /* erts_total_code_size */
+	A_ETS_MISC_MEM_SIZE,  /* erts_ets_misc_mem_size */
+	A_ATOM_TEXT_RESERVED, /* static reserved_atom_space */
+	A_ATOM_TEXT_USED,     /* static atom_space */
+	A_RANGES,	      /* static r[] of beam_ranges.c */
+	A_JIT_DESCRIPTOR,     /* __jit_debug_descriptor */
+	A_OTP_RELEASE,	      /* etp_otp_release: char[] */
+	A_ERTS_VERSION,	      /* etp_erts_version: char[] */
+	A_CODE_INDEX,	      /* the_active_code_index */
+	A_BIF_TABLE,	      /* bif_table */
 	A_N
 };
 
@@ -72,7 +72,7 @@ struct anchors {
 	const char *symbols;
 };
 
-const char *anchor_name(enum anchor_id id);		 /* the C name in ERTS */
+const char *anchor_name(enum anchor_id id);	      /* the C name in ERTS */
 const char *anchor_source_name(enum anchor_source s); /* one word */
 
 #endif

@@ -23,12 +23,12 @@ enum code_source {
 /* What an address belongs to. Texts are escaped, owned by struct code, and stay
  * valid until the next code_refresh() or code_close(). */
 struct code_mfa {
-	const char *name;   /* "lists:map/2", as the VM quotes it; "global::garbage_collect" */
-	const char *module; /* "lists", unquoted; "global" for the VM's own fragments */
-	const char *file;   /* source file as compiled in, NULL if unknown */
-	uint32_t line;	    /* 0 if unknown */
-	bool function;	    /* an Erlang function; false: a fragment of the VM's own */
-	bool loaded;	    /* was there at the last code_refresh(); false: purged since */
+	const char *name;    /* "lists:map/2", as the VM quotes it; "global::garbage_collect" */
+	const char *module;  /* "lists", unquoted; "global" for the VM's own fragments */
+	const char *file;    /* source file as compiled in, NULL if unknown */
+	uint32_t line;	     /* 0 if unknown */
+	bool function;	     /* an Erlang function; false: a fragment of the VM's own */
+	bool loaded;	     /* was there at the last code_refresh(); false: purged since */
 	uint64_t start, end; /* extent of the function or fragment */
 };
 
@@ -40,11 +40,11 @@ struct code_range {
 struct code_stats {
 	uint64_t modules, functions, fragments; /* loaded now */
 	uint64_t purged;			/* kept although they are gone */
-	uint64_t dropped; /* purged ones given up to stay within the memory bound, ever */
-	uint64_t code_bytes;  /* of loaded modules: equals erts_total_code_size (25 to 29) */
+	uint64_t dropped;      /* purged ones given up to stay within the memory bound, ever */
+	uint64_t code_bytes;   /* of loaded modules: equals erts_total_code_size (25 to 29) */
 	uint64_t memory_bytes; /* beamray's own memory for all of it */
-	unsigned retries;     /* of torn entries, ever */
-	unsigned gaps;	      /* entries that stayed unreadable at the last refresh */
+	unsigned retries;      /* of torn entries, ever */
+	unsigned gaps;	       /* entries that stayed unreadable at the last refresh */
 };
 
 /*

@@ -7,13 +7,13 @@
 
 #include "erts/code.h"
 
-#define CODE_HEAD 96		   /* bytes of metadata that tell one load from another */
-#define CODE_ENTRIES_MAX 200000u   /* modules in the VM's list, purged ones of OTP 25 included */
-#define CODE_SYMFILE_MAX (64u << 20) /* bytes of metadata of one module */
-#define CODE_LIVE_MAX (512u << 20)   /* bytes that all loaded modules may take here */
-#define CODE_PURGED_MAX (16u << 20)  /* same for purged ones */
-#define CODE_NAME_MAX 2200	   /* three atoms of 255 characters, escaped and quoted */
-#define CODE_TRIES 5
+#define CODE_HEAD	 96	      /* bytes of metadata that tell one load from another */
+#define CODE_ENTRIES_MAX 200000u      /* modules in the VM's list, purged ones of OTP 25 included */
+#define CODE_SYMFILE_MAX (64u << 20)  /* bytes of metadata of one module */
+#define CODE_LIVE_MAX	 (512u << 20) /* bytes that all loaded modules may take here */
+#define CODE_PURGED_MAX	 (16u << 20)  /* same for purged ones */
+#define CODE_NAME_MAX	 2200	      /* three atoms of 255 characters, escaped and quoted */
+#define CODE_TRIES	 5
 
 struct code_line {
 	uint32_t offset; /* from the module's base */
@@ -21,9 +21,9 @@ struct code_line {
 };
 
 struct code_func {
-	uint32_t start, end;	      /* offsets from the module's base */
+	uint32_t start, end;		  /* offsets from the module's base */
 	uint32_t name : 31, function : 1; /* name: offset into strings */
-	uint32_t line, n_lines;	      /* into lines[] */
+	uint32_t line, n_lines;		  /* into lines[] */
 };
 
 /* One module as loaded once: a reload is another one. */
@@ -69,7 +69,7 @@ struct code_builder {
 	uint32_t *files;
 	char *strings;
 	size_t n_funcs, a_funcs, n_lines, a_lines, n_files, a_files, n_strings, a_strings;
-	int error; /* first -ENOMEM, -E2BIG or -EAGAIN; later calls do nothing */
+	int error;	     /* first -ENOMEM, -E2BIG or -EAGAIN; later calls do nothing */
 	char last_file[256]; /* raw: lines of one file follow each other */
 	size_t last_len;
 	uint32_t last_index;

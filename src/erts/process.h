@@ -11,9 +11,9 @@
 #define PROCESS_LABEL_MAX 800 /* three atoms, escaped; enough for any label */
 
 struct process {
-	uint64_t addr;	   /* Process in the target */
-	uint64_t pid;	   /* the pid as a term: Process.common.id */
-	uint64_t name;	   /* registered name as an atom term, 0 if none */
+	uint64_t addr;			  /* Process in the target */
+	uint64_t pid;			  /* the pid as a term: Process.common.id */
+	uint64_t name;			  /* registered name as an atom term, 0 if none */
 	uint64_t module, function, arity; /* initial call: two atom terms and a number */
 	uint64_t heap, htop, stop, hend;  /* addresses: stack is [stop, hend) */
 	uint64_t dictionary;		  /* ProcDict in the target, 0 if none */
@@ -57,7 +57,7 @@ struct scheduler {
 	uint64_t addr;	  /* ErtsSchedulerData in the target */
 	uint64_t pthread; /* its thread's fs base */
 	enum scheduler_kind kind;
-	unsigned number; /* from 1, within its kind */
+	unsigned number;  /* from 1, within its kind */
 	uint64_t process; /* Process that it runs now, 0 if none */
 	uint64_t pid;	  /* that one's pid, 0 if none */
 	uint64_t port;	  /* Port that it runs now, 0 if none */

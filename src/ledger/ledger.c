@@ -183,16 +183,16 @@ static void claims_collect(struct build *b)
 				  i);
 	for (i = 0; i < l->ranges->n; i++) {
 		const struct vm_range *r = &l->ranges->v[i];
-		enum rank rank = r->kind == VM_RANGE_MSEG_CACHE ? RANK_CACHE :
-				 r->kind == VM_RANGE_CODE || r->kind == VM_RANGE_CODE_ALIAS ?
-								  RANK_CODE :
-								  RANK_RESERVE;
+		enum rank rank = r->kind == VM_RANGE_MSEG_CACHE ? RANK_CACHE
+				 : r->kind == VM_RANGE_CODE || r->kind == VM_RANGE_CODE_ALIAS
+					 ? RANK_CODE
+					 : RANK_RESERVE;
 
 		claim_add(b, r->start, r->end, rank, i);
 	}
 	for (i = 0; i < l->carriers->n; i++)
-		claim_add(b, l->carriers->v[i].addr, l->carriers->v[i].addr + l->carriers->v[i].size,
-			  RANK_CARRIER, i);
+		claim_add(b, l->carriers->v[i].addr,
+			  l->carriers->v[i].addr + l->carriers->v[i].size, RANK_CARRIER, i);
 }
 
 static int claim_order(const void *pa, const void *pb)
@@ -302,8 +302,8 @@ static void credit_carrier(struct build *b, const struct carrier *c, uint64_t wo
 	}
 	left = used;
 	for (t = 0; t < CARRIER_TYPES; t++) {
-		uint64_t part = c->used_resident_by_type[t] < left ? c->used_resident_by_type[t] :
-								     left;
+		uint64_t part = c->used_resident_by_type[t] < left ? c->used_resident_by_type[t]
+								   : left;
 
 		credit_vm(b, "used", t, part, 0);
 		left -= part;
@@ -354,8 +354,9 @@ static void credit_mapping(struct build *b, const struct mapping *m, uint64_t wo
 		return;
 	case MAPPING_HEAP:
 		/* the brk heap when it could not be walked */
-		credit(b, other_malloc || !l->libc || !l->libc->walked ? "native.heap.used" :
-									 "unattributed",
+		credit(b,
+		       other_malloc || !l->libc || !l->libc->walked ? "native.heap.used"
+								    : "unattributed",
 		       won);
 		return;
 	case MAPPING_ANON:
@@ -385,9 +386,8 @@ static bool is_vm_thread(const struct look *l, uint64_t pthread)
 
 static void credit_stack(struct build *b, const struct libc_stack *s, uint64_t won)
 {
-	const struct image *from = s->start_routine ?
-					   images_find(b->o->images, s->start_routine) :
-					   NULL;
+	const struct image *from = s->start_routine ? images_find(b->o->images, s->start_routine)
+						    : NULL;
 
 	/* Threads that the VM started run a function of its own: schedulers are
 	 * known by their scheduler data, auxiliary and poll threads by this. */
@@ -436,8 +436,8 @@ static void credit_all(struct build *b)
 			break;
 		case RANK_CODE:
 			credit(b,
-			       l->ranges->v[c->index].kind == VM_RANGE_CODE ? "vm.code" :
-									      "vm.code.alias",
+			       l->ranges->v[c->index].kind == VM_RANGE_CODE ? "vm.code"
+									    : "vm.code.alias",
 			       c->won);
 			break;
 		case RANK_HEAP:
@@ -502,8 +502,8 @@ static void allocators_sum(struct build *b)
 			count_add(&s->sbcs, &inst->sbcs);
 			count_add(&s->pool, &inst->pool);
 		}
-		g->vm_allocated += s->mbcs.carriers_size + s->sbcs.carriers_size +
-				   s->pool.carriers_size;
+		g->vm_allocated +=
+			s->mbcs.carriers_size + s->sbcs.carriers_size + s->pool.carriers_size;
 		g->vm_used += s->mbcs.blocks_size + s->sbcs.blocks_size + s->pool.blocks_size;
 		for (k = 0; k < b->l->carriers->n; k++) {
 			const struct carrier *c = &b->l->carriers->v[k];
@@ -535,9 +535,9 @@ static void lazyfree_spread(struct build *b)
 		return;
 	for (i = 0; i < b->g->n && left; i++) {
 		struct ledger_row *r = &b->g->rows[i];
-		uint64_t most = strncmp(r->account, "vm.free.", 8) == 0 ? r->whole_pages :
-				strcmp(r->account, "vm.cache") == 0	? r->bytes :
-									  0;
+		uint64_t most = strncmp(r->account, "vm.free.", 8) == 0 ? r->whole_pages
+				: strcmp(r->account, "vm.cache") == 0	? r->bytes
+									: 0;
 
 		r->lazyfree = most < left ? most : left;
 		left -= r->lazyfree;
@@ -576,8 +576,9 @@ static void notes_write(struct build *b)
 	alias = r ? r->bytes : 0;
 	note(b, "layout: %s", b->o->vm->layout_note);
 	if (l->quick)
-		note(b, "--quick: the counters of the VM and the kernel alone; there is no ledger, and "
-			"os.rss is the kernel's approximate figure");
+		note(b,
+		     "--quick: the counters of the VM and the kernel alone; there is no ledger, and "
+		     "os.rss is the kernel's approximate figure");
 	if (alias)
 		note(b,
 		     "JIT code is one memory mapped twice: %.1f MiB of vm.code and %.1f MiB of "
@@ -593,7 +594,8 @@ static void notes_write(struct build *b)
 	if (l->memory.why[0])
 		note(b, "erlang:memory(): %s", l->memory.why);
 	if (l->counts.port_table_bytes != UINT64_MAX && l->counts.port_table_bytes > (8u << 20))
-		note(b, "the port table has %llu slots (%.1f MiB): sized by the limit on open files",
+		note(b,
+		     "the port table has %llu slots (%.1f MiB): sized by the limit on open files",
 		     (unsigned long long)l->counts.port_limit, MIB(l->counts.port_table_bytes));
 	if (l->counts.process_table_bytes != UINT64_MAX &&
 	    l->counts.process_table_bytes > (64u << 20))

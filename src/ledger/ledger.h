@@ -11,8 +11,8 @@
 struct ledger_row {
 	char account[LEDGER_ACCOUNT_MAX]; /* "vm.used.binary_alloc"; escaped */
 	uint64_t bytes;			  /* resident */
-	uint64_t whole_pages; /* vm.free.*: the part in pages without a used byte */
-	uint64_t lazyfree;    /* at most this much the kernel may take back by itself */
+	uint64_t whole_pages;		  /* vm.free.*: the part in pages without a used byte */
+	uint64_t lazyfree;		  /* at most this much the kernel may take back by itself */
 };
 
 /* An allocator type over all its instances. */
@@ -28,7 +28,7 @@ struct ledger_allocator {
 };
 
 struct ledger {
-	uint64_t rss; /* == sum of rows[].bytes; of a quick look the kernel's figure */
+	uint64_t rss;		 /* == sum of rows[].bytes; of a quick look the kernel's figure */
 	struct ledger_row *rows; /* largest first, "unattributed" last; none of a quick look */
 	size_t n;
 	uint64_t unattributed;

@@ -14,7 +14,7 @@
 
 struct observer {
 	struct target *target;
-	struct mappings *maps;	/* as vm_open() saw them; vm and images borrow them */
+	struct mappings *maps; /* as vm_open() saw them; vm and images borrow them */
 	struct images *images;
 	struct vm *vm;
 };
@@ -40,7 +40,7 @@ struct look { /* a quick one: res, maps, libc are NULL, carriers and ranges empt
 };
 
 struct look_opts {
-	bool quick; /* the counters of the VM and the kernel alone: no picture, no ledger */
+	bool quick;    /* the counters of the VM and the kernel alone: no picture, no ledger */
 	bool tag_pids; /* split tag sums by process or port (27 on) */
 	bool rollup;   /* read smaps_rollup whatever the size */
 };

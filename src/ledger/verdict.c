@@ -27,10 +27,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-
-#define MIB (1ULL << 20)
+#define MIB	     (1ULL << 20)
 #define FINDINGS_MAX 64
-#define BLAMES_MAX 64
+#define BLAMES_MAX   64
 
 const struct verdict_opts verdict_defaults = {
 	.native_floor = 1 * MIB,
@@ -210,9 +209,9 @@ static bool stack_blame(const struct judge *j, const struct profile_stack *s, st
 		return false;
 	memset(out, 0, sizeof(*out));
 	snprintf(out->library, sizeof(out->library), "%s",
-		 nif && nif->module ? nif->module :
-		 library && library->module ? library->module :
-					      "unknown");
+		 nif && nif->module	      ? nif->module
+		 : library && library->module ? library->module
+					      : "unknown");
 	out->code = nif ? FINDING_NIF_LEAK : FINDING_NATIVE_GROWTH;
 	out->way = from_malloc ? WAY_LIBC : mapped ? WAY_MMAP : WAY_UNKNOWN;
 	out->bytes = s->weight;
@@ -282,9 +281,9 @@ static int64_t way_measured(const struct judge *j, const struct blame *v, size_t
 		if (&v[i] != b && v[i].way == b->way && v[i].bytes * 20 > b->bytes)
 			return b->bytes;
 	return grew_by_ledger > b->bytes &&
-			       (double)b->bytes >= j->opts->explained_ratio * (double)grew_by_ledger ?
-		       grew_by_ledger :
-		       b->bytes;
+			       (double)b->bytes >= j->opts->explained_ratio * (double)grew_by_ledger
+		       ? grew_by_ledger
+		       : b->bytes;
 }
 
 /* Rules ---------------------------------------------------------------------- */
@@ -309,7 +308,8 @@ static void rule_native_growth(struct judge *j)
 		f = finding_add(j, b->code, b->library);
 		if (!f)
 			break;
-		snprintf(f->mechanism, sizeof(f->mechanism), "%s", b->way == WAY_MMAP ? "mmap" : "libc");
+		snprintf(f->mechanism, sizeof(f->mechanism), "%s",
+			 b->way == WAY_MMAP ? "mmap" : "libc");
 		measured = way_measured(j, blames, n, b, b->way == WAY_MMAP ? mapped : heap);
 		f->bytes = (uint64_t)measured;
 		growth_set(j, f, measured);
@@ -319,9 +319,9 @@ static void rule_native_growth(struct judge *j)
 		for (k = 0; k < b->n; k++)
 			f->stacks[f->n_stacks++] = b->stacks[k];
 		confidence_set(f,
-			       (double)b->bytes >= j->opts->explained_ratio * (double)total ?
-				       CONFIDENCE_HIGH :
-				       CONFIDENCE_MEDIUM,
+			       (double)b->bytes >= j->opts->explained_ratio * (double)total
+				       ? CONFIDENCE_HIGH
+				       : CONFIDENCE_MEDIUM,
 			       "stacks through it explain %.0f%% of the native growth",
 			       100.0 * (double)b->bytes / (double)total);
 		advice_add(f, "watch it longer: beamray doctor -p %d -d 5m",
@@ -344,9 +344,9 @@ static void rule_native_growth(struct judge *j)
 	evidence_add(f, mapped, "bytes", "anonymous mappings of nobody grew (two ledgers)");
 	confidence_set(f, CONFIDENCE_LOW, "%s",
 		       j->in->trace.growth ? "growth stacks do not explain it: it went into memory "
-					     "that libc already held, which makes no page fault" :
-		       j->in->trace.why_missing ? j->in->trace.why_missing :
-						  "no stacks were recorded");
+					     "that libc already held, which makes no page fault"
+		       : j->in->trace.why_missing ? j->in->trace.why_missing
+						  : "no stacks were recorded");
 	advice_add(f, "watch again, longer: beamray doctor -p %d -d 5m",
 		   (int)target_pid(j->in->o->target));
 }
@@ -365,9 +365,9 @@ static const struct tag_sum *tag_find(const struct carriers *c, const struct tag
 
 static void tag_mechanism(const struct vm *vm, const struct tag_sum *t, struct finding *f)
 {
-	const char *type = t->block_type < vm->n_types && vm->type_names[t->block_type] ?
-				   vm->type_names[t->block_type] :
-				   "";
+	const char *type = t->block_type < vm->n_types && vm->type_names[t->block_type]
+				   ? vm->type_names[t->block_type]
+				   : "";
 	const char *mechanism = "enif_alloc";
 
 	if (t->magic)
@@ -420,9 +420,9 @@ static void rule_tagged_growth(struct judge *j)
 		if (t->alloc_type < CARRIER_TYPES)
 			j->tagged_growth[t->alloc_type] += d;
 		evidence_add(f, d, "bytes", "blocks tagged %.60s, %.40s, grew (two looks)", owner,
-			     t->block_type < vm->n_types && vm->type_names[t->block_type] ?
-				     vm->type_names[t->block_type] :
-				     "?");
+			     t->block_type < vm->n_types && vm->type_names[t->block_type]
+				     ? vm->type_names[t->block_type]
+				     : "?");
 		evidence_add(f, (int64_t)t->blocks, "blocks", "live at the end");
 		evidence_add(f, (int64_t)(t->blocks - (old ? old->blocks : 0)), "blocks",
 			     "more than at the start");
@@ -431,9 +431,8 @@ static void rule_tagged_growth(struct judge *j)
 			       "allocated it");
 		advice_add(f, "inside the node: instrument:allocations(#{histogram_start => 64}).");
 		if (t->magic)
-			advice_add(f,
-				   "resources live as long as a term refers to them: look for a "
-				   "process, table or enif_keep_resource that keeps them");
+			advice_add(f, "resources live as long as a term refers to them: look for a "
+				      "process, table or enif_keep_resource that keeps them");
 		else
 			advice_add(f, "enif_alloc without enif_free on some path of this module");
 	}
@@ -514,7 +513,8 @@ static void rule_vm_data(struct judge *j)
 		data_advice(f);
 	}
 	if (tight && largest && largest->bytes * 2 > j->rss) {
-		struct finding *f = finding_add(j, FINDING_VM_DATA, category_of(largest->account + 8));
+		struct finding *f =
+			finding_add(j, FINDING_VM_DATA, category_of(largest->account + 8));
 
 		if (!f)
 			return;
@@ -530,7 +530,8 @@ static void rule_vm_data(struct judge *j)
 
 static bool is_held(const struct judge *j, uint64_t bytes)
 {
-	return bytes >= j->opts->held_floor && (double)bytes >= j->opts->held_ratio * (double)j->rss;
+	return bytes >= j->opts->held_floor &&
+	       (double)bytes >= j->opts->held_ratio * (double)j->rss;
 }
 
 static void rule_fragmentation(struct judge *j)
@@ -554,11 +555,12 @@ static void rule_fragmentation(struct judge *j)
 			growth_set(j, f, grew(j, r->account));
 		evidence_add(f, (int64_t)r->bytes, "bytes",
 			     "resident free space in carriers that hold used blocks");
-		evidence_add(f, (int64_t)r->whole_pages, "bytes", "of it in pages without a used byte");
+		evidence_add(f, (int64_t)r->whole_pages, "bytes",
+			     "of it in pages without a used byte");
 		for (a = 0; a < g->n_allocators; a++) {
 			const struct ledger_allocator *s = &g->allocators[a];
-			uint64_t used = s->mbcs.blocks_size + s->sbcs.blocks_size +
-					s->pool.blocks_size;
+			uint64_t used =
+				s->mbcs.blocks_size + s->sbcs.blocks_size + s->pool.blocks_size;
 			uint64_t size = s->mbcs.carriers_size + s->sbcs.carriers_size +
 					s->pool.carriers_size;
 
@@ -576,14 +578,16 @@ static void rule_fragmentation(struct judge *j)
 			advice_add(f, "what is left in the carriers pins them: long-lived refc "
 				      "binaries between short-lived ones; "
 				      "recon:bin_leak(10). releases those that wait for a GC");
-			advice_add(f, "+MBas aobf (address order best fit) packs low addresses and "
-				      "lets high carriers empty; costs a little CPU per allocation");
+			advice_add(f,
+				   "+MBas aobf (address order best fit) packs low addresses and "
+				   "lets high carriers empty; costs a little CPU per allocation");
 			advice_add(f, "+MBlmbcs 512 makes carriers smaller, so that they empty "
 				      "sooner; costs more carriers");
 		} else if (strcmp(name, "eheap_alloc") == 0) {
 			advice_add(f, "after a spike of big heaps: erlang:garbage_collect(Pid) on "
 				      "large idle processes, or hibernate them");
-			advice_add(f, "+MHas aobf, +MHlmbcs 512: smaller carriers that empty sooner");
+			advice_add(f,
+				   "+MHas aobf, +MHlmbcs 512: smaller carriers that empty sooner");
 		} else {
 			advice_add(f, "smaller carriers empty sooner: +M<S>lmbcs; address order "
 				      "strategies (+M<S>as aobf) pack better");
@@ -726,8 +730,8 @@ int verdict_make(const struct verdict_input *in, const struct verdict_opts *opts
 	} else if (!j.v->n) {
 		f = finding_add(&j, FINDING_HEALTHY, "");
 		confidence_set(f, in->before.ledger ? CONFIDENCE_HIGH : CONFIDENCE_MEDIUM, "%s",
-			       in->before.ledger ? "two ledgers, nothing above its threshold" :
-						   "one look: growth was not watched");
+			       in->before.ledger ? "two ledgers, nothing above its threshold"
+						 : "one look: growth was not watched");
 	}
 	qsort(j.v->v, j.v->n, sizeof(*j.v->v), finding_order);
 	*out = j.v;

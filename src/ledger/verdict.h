@@ -29,8 +29,8 @@ struct evidence {
 };
 
 #define FINDING_EVIDENCE 12
-#define FINDING_STACKS 5
-#define FINDING_ADVICE 6
+#define FINDING_STACKS	 5
+#define FINDING_ADVICE	 6
 
 struct finding {
 	enum finding_code code;
@@ -59,13 +59,13 @@ struct verdict {
 
 /* Thresholds: a finding needs the floor and the ratio. Ratios are of RSS. */
 struct verdict_opts {
-	uint64_t native_floor;	  /* growth of native memory or of one tagged owner: 1 MiB */
-	uint64_t vm_floor;	  /* growth of VM data: 8 MiB ... */
-	double vm_ratio;	  /* ... and 5% */
-	uint64_t held_floor;	  /* fragmentation, retained, libc free: 16 MiB ... */
-	double held_ratio;	  /* ... and 20% */
-	double cgroup_ratio;	  /* of the cgroup's limit: 80% */
-	double explained_ratio;	  /* growth stacks must explain this much of native growth: 80% */
+	uint64_t native_floor;	/* growth of native memory or of one tagged owner: 1 MiB */
+	uint64_t vm_floor;	/* growth of VM data: 8 MiB ... */
+	double vm_ratio;	/* ... and 5% */
+	uint64_t held_floor;	/* fragmentation, retained, libc free: 16 MiB ... */
+	double held_ratio;	/* ... and 20% */
+	double cgroup_ratio;	/* of the cgroup's limit: 80% */
+	double explained_ratio; /* growth stacks must explain this much of native growth: 80% */
 };
 extern const struct verdict_opts verdict_defaults;
 
@@ -77,10 +77,10 @@ struct verdict_side {
 
 /* What the tracer saw; all of it may be missing. */
 struct verdict_trace {
-	const struct profile *growth; /* NULL: no tracing */
+	const struct profile *growth;  /* NULL: no tracing */
 	const struct symbols *symbols; /* its names */
-	const char *why_missing; /* a sentence when growth is NULL */
-	uint64_t lost;		 /* events and stacks */
+	const char *why_missing;       /* a sentence when growth is NULL */
+	uint64_t lost;		       /* events and stacks */
 };
 
 /* The file name of the library that module `atom` (index) loaded as NIF; false

@@ -33,7 +33,7 @@ struct ranges { /* where no mmapped chunk can be */
 	size_t n, size;
 };
 
-#define RUN_MAX (16 * TARGET_READ_MAX)
+#define RUN_MAX		 (16 * TARGET_READ_MAX)
 #define MREMAP_DRIFT_MAX (128ULL << 10) /* less than the smallest usual mmapped chunk */
 
 struct scan {

@@ -22,11 +22,11 @@ enum frame_kind {
 	FRAME_LIBC,    /* libc, libpthread, ld.so, libstdc++ */
 	FRAME_LIBRARY, /* any other shared library */
 	FRAME_KERNEL,
-	FRAME_REPEAT,  /* addr: how many more times the frames before it repeat */
-	FRAME_CUT,     /* what follows (towards the root) could not be walked */
-	FRAME_JOINED,  /* the Erlang stack below was appended from the process, not walked to */
-	FRAME_NATIVE,  /* raw only: native address, not yet classified */
-	FRAME_LABEL,   /* root label: process or thread role; text only */
+	FRAME_REPEAT, /* addr: how many more times the frames before it repeat */
+	FRAME_CUT,    /* what follows (towards the root) could not be walked */
+	FRAME_JOINED, /* the Erlang stack below was appended from the process, not walked to */
+	FRAME_NATIVE, /* raw only: native address, not yet classified */
+	FRAME_LABEL,  /* root label: process or thread role; text only */
 };
 
 struct frame {

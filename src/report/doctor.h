@@ -18,7 +18,6 @@ struct doctor_text_opts {
 void doctor_text(FILE *to, const struct verdict_input *in, const struct verdict *v,
 		 const struct doctor_text_opts *opts);
 /* Schema beamray.doctor/1; a new reference, NULL when out of memory. */
-json_t *doctor_json(const struct verdict_input *in, const struct verdict *v,
-		    double cpu_fraction);
+json_t *doctor_json(const struct verdict_input *in, const struct verdict *v, double cpu_fraction);
 
 #endif

@@ -52,7 +52,8 @@ static json_t *finding_json(const struct verdict_input *in, const struct finding
 
 	json_object_set_new(j, "code", json_string(finding_code_name(f->code)));
 	json_object_set_new(j, "subject", json_string(f->subject));
-	json_object_set_new(j, "mechanism", f->mechanism[0] ? json_string(f->mechanism) : json_null());
+	json_object_set_new(j, "mechanism",
+			    f->mechanism[0] ? json_string(f->mechanism) : json_null());
 	json_object_set_new(j, "bytes", json_integer((json_int_t)f->bytes));
 	json_object_set_new(j, "grew_bytes", json_integer((json_int_t)f->grew_bytes));
 	json_object_set_new(j, "bytes_per_s", json_real(f->bytes_per_s));
@@ -87,18 +88,17 @@ json_t *doctor_json(const struct verdict_input *in, const struct verdict *v, dou
 	json_object_set_new(doc, "target", target_json(in->o));
 	json_object_set_new(doc, "duration_s", json_real(in->seconds));
 	json_object_set_new(doc, "before",
-			    in->before.look ?
-				    memory_json(in->o, in->before.look, in->before.ledger) :
-				    json_null());
+			    in->before.look ? memory_json(in->o, in->before.look, in->before.ledger)
+					    : json_null());
 	json_object_set_new(doc, "after", memory_json(in->o, in->after.look, in->after.ledger));
 	for (i = 0; i < v->n; i++)
 		json_array_append_new(findings, finding_json(in, &v->v[i]));
 	json_object_set_new(doc, "findings", findings);
 	json_object_set_new(lost, "events", json_integer((json_int_t)in->trace.lost));
 	json_object_set_new(lost, "stacks",
-			    json_integer(in->trace.growth ?
-						 (json_int_t)in->trace.growth->lost_stacks :
-						 0));
+			    json_integer(in->trace.growth
+						 ? (json_int_t)in->trace.growth->lost_stacks
+						 : 0));
 	json_object_set_new(doc, "lost", lost);
 	json_object_set_new(overhead, "cpu_fraction",
 			    cpu_fraction >= 0 ? json_real(cpu_fraction) : json_null());

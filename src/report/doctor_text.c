@@ -42,7 +42,8 @@ static void headline(const struct page *p, const struct finding *f, char *out, s
 		break;
 	case FINDING_VM_DATA:
 		if (f->grew_bytes)
-			snprintf(out, size, "The node's own data grows: %s by %s, now %s.", s, b, a);
+			snprintf(out, size, "The node's own data grows: %s by %s, now %s.", s, b,
+				 a);
 		else
 			snprintf(out, size, "The node's own data fills it: %s holds %s.", s, a);
 		break;
@@ -88,8 +89,8 @@ static void evidence_print(const struct page *p, const struct evidence *e)
 		unit_format_signed(v, sizeof(v), p->opts->unit, e->value);
 	else
 		snprintf(v, sizeof(v), "%lld %s", (long long)e->value, e->unit);
-	fprintf(p->to, "    %14s  %.60s\n", strcmp(e->unit, "bytes") == 0 && e->value >= 0 ? v + 1 : v,
-		e->what);
+	fprintf(p->to, "    %14s  %.60s\n",
+		strcmp(e->unit, "bytes") == 0 && e->value >= 0 ? v + 1 : v, e->what);
 }
 
 static void frame_print(const struct page *p, const struct profile_stack *stack, size_t i)
@@ -121,8 +122,8 @@ static void stack_print(const struct page *p, const struct profile_stack *s)
 	char a[32];
 	size_t i, most = 14;
 
-	fprintf(p->to, "\n    %s through", unit_format(a, sizeof(a), p->opts->unit,
-						       s->weight > 0 ? (uint64_t)s->weight : 0));
+	fprintf(p->to, "\n    %s through",
+		unit_format(a, sizeof(a), p->opts->unit, s->weight > 0 ? (uint64_t)s->weight : 0));
 	if (s->label)
 		fprintf(p->to, " %.50s", s->label);
 	fputc('\n', p->to);
@@ -178,18 +179,18 @@ void doctor_text(FILE *to, const struct verdict_input *in, const struct verdict 
 	if (in->before.ledger)
 		fprintf(to, " (%s in %.0f s)",
 			unit_format_signed(b, sizeof(b), opts->unit,
-					   (int64_t)(in->after.ledger->rss - in->before.ledger->rss)),
+					   (int64_t)(in->after.ledger->rss -
+						     in->before.ledger->rss)),
 			in->seconds);
 	fprintf(to, ", erlang:memory(total) %s, unattributed %.1f%%\n",
 		unit_format(c, sizeof(c), opts->unit, in->after.look->memory.total),
 		in->after.ledger->rss ? 100.0 * (double)in->after.ledger->unattributed /
-						(double)in->after.ledger->rss :
-					0.0);
+						(double)in->after.ledger->rss
+				      : 0.0);
 	if (in->trace.why_missing && !in->trace.growth)
 		paragraph(to, "no stacks: ", in->trace.why_missing, opts->columns);
 	if (in->trace.growth)
-		fprintf(to, "%llu events and stacks lost",
-			(unsigned long long)in->trace.lost);
+		fprintf(to, "%llu events and stacks lost", (unsigned long long)in->trace.lost);
 	if (in->trace.growth && opts->cpu_fraction >= 0)
 		fprintf(to, "; probes took %.2f%% of one core", 100 * opts->cpu_fraction);
 	if (in->trace.growth)

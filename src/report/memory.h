@@ -16,8 +16,8 @@ struct memory_text_opts {
 };
 
 /* What `beamray memory` prints. */
-void memory_text(FILE *to, const struct observer *o, const struct look *l,
-		 const struct ledger *g, const struct memory_text_opts *opts);
+void memory_text(FILE *to, const struct observer *o, const struct look *l, const struct ledger *g,
+		 const struct memory_text_opts *opts);
 /* What changed between two ledgers of one observer, biggest change first. */
 void memory_text_delta(FILE *to, const struct look *la, const struct ledger *a,
 		       const struct look *lb, const struct ledger *b,

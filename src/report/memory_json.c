@@ -145,18 +145,19 @@ static json_t *tags_json(const struct observer *o, const struct look *l)
 		char owner[1100] = "system";
 		json_t *j = json_object();
 
-		if (t->owner_atom != UINT64_MAX && vm_atom(vm, t->owner_atom, owner, sizeof(owner)) < 0)
+		if (t->owner_atom != UINT64_MAX &&
+		    vm_atom(vm, t->owner_atom, owner, sizeof(owner)) < 0)
 			json_object_set_new(j, "owner", json_null());
 		else
 			json_object_set_new(j, "owner", json_string(owner));
 		json_object_set_new(j, "type",
-				    t->block_type < vm->n_types && vm->type_names[t->block_type] ?
-					    json_string(vm->type_names[t->block_type]) :
-					    json_null());
+				    t->block_type < vm->n_types && vm->type_names[t->block_type]
+					    ? json_string(vm->type_names[t->block_type])
+					    : json_null());
 		json_object_set_new(j, "allocator",
-				    t->alloc_type < vm->n_alloc && vm->alloc_names[t->alloc_type] ?
-					    json_string(vm->alloc_names[t->alloc_type]) :
-					    json_null());
+				    t->alloc_type < vm->n_alloc && vm->alloc_names[t->alloc_type]
+					    ? json_string(vm->alloc_names[t->alloc_type])
+					    : json_null());
 		json_object_set_new(j, "resource", json_boolean(t->magic));
 		json_object_set_new(j, "blocks", number(t->blocks));
 		json_object_set_new(j, "bytes", number(t->bytes));
@@ -226,8 +227,9 @@ static json_t *vm_json(const struct look *l, const struct ledger *g)
 	json_object_set_new(j, "allocated", number(g->vm_allocated));
 	json_object_set_new(j, "used", number(g->vm_used));
 	json_object_set_new(j, "usage",
-			    g->vm_allocated ? json_real((double)g->vm_used / (double)g->vm_allocated) :
-					      json_null());
+			    g->vm_allocated
+				    ? json_real((double)g->vm_used / (double)g->vm_allocated)
+				    : json_null());
 	json_object_set_new(j, "allocators", allocators_json(l, g));
 	return j;
 }

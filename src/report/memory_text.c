@@ -18,10 +18,12 @@ static const struct group {
 	{ "VM free", "free space in carriers: fragmentation", { "vm.free" } },
 	{ "VM slack, cache", "carrier headers, tails, cached segments", { "vm.slack", "vm.cache" } },
 	{ "VM code, stacks", "JIT code (mapped twice), thread stacks", { "vm.code", "vm.stack" } },
-	{ "native used", "NIFs, drivers, libraries: malloc and mmap",
+	{ "native used",
+	  "NIFs, drivers, libraries: malloc and mmap",
 	  { "native.heap.used", "native.mmap", "native.stack" } },
 	{ "native free", "free memory inside libc's heap", { "native.heap.free" } },
-	{ "files, kernel", "program and library text, files, shared",
+	{ "files, kernel",
+	  "program and library text, files, shared",
 	  { "image", "file", "shared", "kernel" } },
 	{ "unattributed", "what nobody here can name", { "unattributed" } },
 };
@@ -197,17 +199,17 @@ static void owners(FILE *to, const struct observer *o, const struct look *l,
 			fprintf(to, "\n%-26s %-18s %10s %10s\n", "TAGGED OWNER", "TYPE", "BLOCKS",
 				"BYTES");
 		fprintf(to, "%-26.26s %-18.18s %10llu %10s\n", owner,
-			t->magic ? "resource" :
-			t->block_type < vm->n_types && vm->type_names[t->block_type] ?
-				   vm->type_names[t->block_type] :
-				   "?",
+			t->magic ? "resource"
+			: t->block_type < vm->n_types && vm->type_names[t->block_type]
+				? vm->type_names[t->block_type]
+				: "?",
 			(unsigned long long)t->blocks,
 			unit_format(a, sizeof(a), opts->unit, t->bytes));
 	}
 }
 
-void memory_text(FILE *to, const struct observer *o, const struct look *l,
-		 const struct ledger *g, const struct memory_text_opts *opts)
+void memory_text(FILE *to, const struct observer *o, const struct look *l, const struct ledger *g,
+		 const struct memory_text_opts *opts)
 {
 	size_t i;
 
@@ -225,7 +227,8 @@ void memory_text(FILE *to, const struct observer *o, const struct look *l,
 	for (i = 0; i < g->n_notes; i++)
 		paragraph(to, "- ", g->notes[i], opts->columns);
 	if (!g->complete)
-		fprintf(to, "\nINCOMPLETE: more than 1%% of the bytes could not be read or named.\n");
+		fprintf(to,
+			"\nINCOMPLETE: more than 1%% of the bytes could not be read or named.\n");
 }
 
 struct delta {
@@ -261,8 +264,8 @@ void memory_text_delta(FILE *to, const struct look *la, const struct ledger *a,
 	}
 	for (i = 0; i < a->n; i++)
 		if (!ledger_row(b, a->rows[i].account))
-			v[n++] = (struct delta){ a->rows[i].account, 0,
-						 -(int64_t)a->rows[i].bytes };
+			v[n++] =
+				(struct delta){ a->rows[i].account, 0, -(int64_t)a->rows[i].bytes };
 	qsort(v, n, sizeof(*v), by_change);
 	gmtime_r(&lb->when.tv_sec, &tm);
 	strftime(when, sizeof(when), "%H:%M:%SZ", &tm);
@@ -275,6 +278,7 @@ void memory_text_delta(FILE *to, const struct look *la, const struct ledger *a,
 		if (v[i].change)
 			fprintf(to, "  %-34.34s %10s %12s\n", v[i].account,
 				unit_format(now, sizeof(now), opts->unit, v[i].now),
-				unit_format_signed(change, sizeof(change), opts->unit, v[i].change));
+				unit_format_signed(change, sizeof(change), opts->unit,
+						   v[i].change));
 	free(v);
 }

@@ -46,8 +46,8 @@ struct report_stack {
 struct report_node {
 	uint32_t name;
 	uint32_t parent, first_child, next_sibling; /* 0: none */
-	int64_t self;  /* weight of the stacks that end here */
-	int64_t total; /* with those above */
+	int64_t self;				    /* weight of the stacks that end here */
+	int64_t total;				    /* with those above */
 	uint64_t drawn; /* the positive part of it: the width in a drawing */
 	uint64_t count;
 };
@@ -92,8 +92,7 @@ int profile_folded(FILE *to, const struct profile_report *r);
 /* A page by itself: zoom, search, readable without JavaScript. */
 void profile_flamegraph(FILE *to, const struct profile_report *r);
 /* pprof's profile.proto, gzip'ed. 0 or -ENOMEM, -EIO. */
-int profile_pprof(FILE *to, const struct profile_report *r, uint64_t time_ns,
-		  uint64_t duration_ns);
+int profile_pprof(FILE *to, const struct profile_report *r, uint64_t time_ns, uint64_t duration_ns);
 /* speedscope's own JSON. 0 or -ENOMEM. */
 int profile_speedscope(FILE *to, const struct profile_report *r);
 

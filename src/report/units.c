@@ -24,10 +24,10 @@ static char *format(char *buf, size_t size, enum unit unit, uint64_t bytes, cons
 	int i;
 
 	if (unit == UNIT_AUTO)
-		unit = bytes < 1024		    ? UNIT_BYTES :
-		       bytes < 1024 * 1024	    ? UNIT_KIB :
-		       bytes < 1024ULL * 1024 * 1024 ? UNIT_MIB :
-						      UNIT_GIB;
+		unit = bytes < 1024		       ? UNIT_BYTES
+		       : bytes < 1024 * 1024	       ? UNIT_KIB
+		       : bytes < 1024ULL * 1024 * 1024 ? UNIT_MIB
+						       : UNIT_GIB;
 	if (unit == UNIT_BYTES) {
 		snprintf(buf, size, "%s%llu B", sign, (unsigned long long)bytes);
 		return buf;

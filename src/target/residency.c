@@ -37,15 +37,15 @@
 #define CHUNK_PAGES (CHUNK_BYTES / TARGET_PAGE)
 #define CHUNK_WORDS (CHUNK_PAGES / 64)
 #define ADDRESS_END (1ULL << 47) /* user space with four-level page tables */
-#define TABLE_SIZE (ADDRESS_END >> CHUNK_SHIFT)
-#define HUGE_BYTES (2ULL << 20)
+#define TABLE_SIZE  (ADDRESS_END >> CHUNK_SHIFT)
+#define HUGE_BYTES  (2ULL << 20)
 
 struct chunk {
 	uint64_t bits[CHUNK_WORDS];
 };
 
 struct residency {
-	struct chunk **table; /* TABLE_SIZE pointers, most of it never touched */
+	struct chunk **table;  /* TABLE_SIZE pointers, most of it never touched */
 	struct chunk **chunks; /* those that exist, to free them without a walk over the table */
 	size_t n_chunks, size_chunks;
 	enum zero_page_method method;
@@ -60,20 +60,20 @@ struct scan_arg {
 	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
 	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
 };
-#define SCAN_IOCTL _IOWR('f', 16, struct scan_arg)
-#define SCAN_FILE (1 << 2)
+#define SCAN_IOCTL   _IOWR('f', 16, struct scan_arg)
+#define SCAN_FILE    (1 << 2)
 #define SCAN_PRESENT (1 << 3)
 #define SCAN_SWAPPED (1 << 4)
 #define SCAN_PFNZERO (1 << 5)
-#define SCAN_HUGE (1 << 6)
+#define SCAN_HUGE    (1 << 6)
 #define SCAN_REGIONS 2048
 
 /* Documentation/admin-guide/mm/pagemap.rst */
-#define PM_PRESENT (1ULL << 63)
-#define PM_SWAPPED (1ULL << 62)
-#define PM_FILE (1ULL << 61)
-#define PM_EXCLUSIVE (1ULL << 56)
-#define PM_PFN ((1ULL << 55) - 1)
+#define PM_PRESENT    (1ULL << 63)
+#define PM_SWAPPED    (1ULL << 62)
+#define PM_FILE	      (1ULL << 61)
+#define PM_EXCLUSIVE  (1ULL << 56)
+#define PM_PFN	      ((1ULL << 55) - 1)
 #define KPF_ZERO_PAGE 24
 
 /* What a pass over one target needs besides the picture. */
@@ -198,9 +198,9 @@ static int pass_scan(struct pass *p, uint64_t start, uint64_t end)
 	struct scan_region regions[SCAN_REGIONS];
 
 	while (start < end) {
-		uint64_t stop = end - start > TARGET_PAGEMAP_MAX * TARGET_PAGE ?
-					start + TARGET_PAGEMAP_MAX * TARGET_PAGE :
-					end;
+		uint64_t stop = end - start > TARGET_PAGEMAP_MAX * TARGET_PAGE
+					? start + TARGET_PAGEMAP_MAX * TARGET_PAGE
+					: end;
 		struct scan_arg arg = {
 			.size = sizeof(arg),
 			.start = start,
@@ -235,9 +235,9 @@ static int pass_scan(struct pass *p, uint64_t start, uint64_t end)
 				p->r->zero_pages += (g->end - g->start) / TARGET_PAGE;
 				continue;
 			}
-			ret = g->categories & SCAN_HUGE && !(g->categories & SCAN_FILE) ?
-				      mark_huge(p, g->start, g->end) :
-				      mark(p->r, g->start, g->end);
+			ret = g->categories & SCAN_HUGE && !(g->categories & SCAN_FILE)
+				      ? mark_huge(p, g->start, g->end)
+				      : mark(p->r, g->start, g->end);
 			if (ret < 0)
 				return ret;
 		}
@@ -271,7 +271,8 @@ static int pass_words(struct pass *p, uint64_t start, uint64_t end)
 			if (i < (size_t)n && v[i] & PM_SWAPPED && !present)
 				p->r->swapped_pages++;
 			if (present && !(v[i] & (PM_EXCLUSIVE | PM_FILE)) && v[i] & PM_PFN &&
-			    ((v[i] & PM_PFN) == p->zero_pfn || pfn_is_huge_zero(p, v[i] & PM_PFN))) {
+			    ((v[i] & PM_PFN) == p->zero_pfn ||
+			     pfn_is_huge_zero(p, v[i] & PM_PFN))) {
 				p->r->zero_pages++;
 				present = false;
 			}
@@ -280,8 +281,8 @@ static int pass_words(struct pass *p, uint64_t start, uint64_t end)
 				continue;
 			}
 			ret = run ? mark(p->r, start + (i - run) * TARGET_PAGE,
-					 start + i * TARGET_PAGE) :
-				    0;
+					 start + i * TARGET_PAGE)
+				  : 0;
 			if (ret < 0)
 				return ret;
 			run = 0;
@@ -295,15 +296,14 @@ static int pass_words(struct pass *p, uint64_t start, uint64_t end)
  * 0 when the kernel hides frame numbers from us. */
 static uint64_t own_zero_pfn(void)
 {
-	volatile const char *page = mmap(NULL, TARGET_PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS,
-					 -1, 0);
+	volatile const char *page =
+		mmap(NULL, TARGET_PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	uint64_t entry = 0;
 
 	if (fd >= 0 && page != MAP_FAILED && page[0] == 0 &&
 	    pread(fd, &entry, sizeof(entry),
-		  (off_t)((uintptr_t)page / TARGET_PAGE * sizeof(entry))) !=
-		    (ssize_t)sizeof(entry))
+		  (off_t)((uintptr_t)page / TARGET_PAGE * sizeof(entry))) != (ssize_t)sizeof(entry))
 		entry = 0;
 	if (fd >= 0)
 		close(fd);

@@ -16,9 +16,9 @@
 struct residency;
 
 enum zero_page_method {
-	ZERO_PAGES_BY_SCAN,  /* PAGEMAP_SCAN's PAGE_IS_PFNZERO (6.7+) */
-	ZERO_PAGES_BY_PFN,   /* our own zero page's PFN (CAP_SYS_ADMIN) */
-	ZERO_PAGES_COUNTED,  /* neither: anonymous zero pages may be counted as resident */
+	ZERO_PAGES_BY_SCAN, /* PAGEMAP_SCAN's PAGE_IS_PFNZERO (6.7+) */
+	ZERO_PAGES_BY_PFN,  /* our own zero page's PFN (CAP_SYS_ADMIN) */
+	ZERO_PAGES_COUNTED, /* neither: anonymous zero pages may be counted as resident */
 };
 
 /* One pass over the mappings. Device and hugetlb mappings are left out.
@@ -40,7 +40,7 @@ bool residency_page(const struct residency *r, uint64_t addr);
  * *present which kind it is. For loops over ranges without a call per page. */
 uint64_t residency_run(const struct residency *r, uint64_t addr, uint64_t limit, bool *present);
 
-uint64_t residency_total(const struct residency *r); /* bytes: the ledger's os.rss */
+uint64_t residency_total(const struct residency *r);   /* bytes: the ledger's os.rss */
 uint64_t residency_swapped(const struct residency *r); /* bytes, whole target */
 uint64_t residency_zero(const struct residency *r);    /* bytes of zero pages left out */
 uint64_t residency_skipped(const struct residency *r); /* bytes of mappings left out */

@@ -66,10 +66,9 @@ static void rollup_read(struct target *t, enum system_rollup rollup, struct syst
 	}
 	if (rollup == SYSTEM_ROLLUP_AUTO &&
 	    (out->rss == SYSTEM_UNKNOWN || out->rss >= ROLLUP_RSS_MAX)) {
-		snprintf(
-			out->rollup_reason, sizeof(out->rollup_reason),
-			"smaps_rollup holds the memory map of the process while it walks all of it, "
-			"so it is read only below 16 GB");
+		snprintf(out->rollup_reason, sizeof(out->rollup_reason),
+			 "smaps_rollup holds the memory map of the process while it walks all of it, "
+			 "so it is read only below 16 GB");
 		return;
 	}
 	fd = target_proc_open(t, "smaps_rollup");

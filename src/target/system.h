@@ -7,15 +7,15 @@
 
 #include "target/mappings.h"
 
-#define SYSTEM_UNKNOWN UINT64_MAX /* a figure that could not be had */
+#define SYSTEM_UNKNOWN	 UINT64_MAX	  /* a figure that could not be had */
 #define SYSTEM_UNLIMITED (UINT64_MAX - 1) /* of a limit: there is none */
 
-struct system_memory {	  /* bytes; SYSTEM_UNKNOWN where not known */
-	uint64_t rss;	  /* VmRSS: approximate since Linux 6.2 */
-	uint64_t vmsize;  /* VmSize */
-	uint64_t swap;	  /* VmSwap */
-	uint64_t page_tables; /* VmPTE */
-	uint64_t pss, lazyfree, rollup_rss; /* smaps_rollup */
+struct system_memory {			     /* bytes; SYSTEM_UNKNOWN where not known */
+	uint64_t rss;			     /* VmRSS: approximate since Linux 6.2 */
+	uint64_t vmsize;		     /* VmSize */
+	uint64_t swap;			     /* VmSwap */
+	uint64_t page_tables;		     /* VmPTE */
+	uint64_t pss, lazyfree, rollup_rss;  /* smaps_rollup */
 	uint64_t cgroup_usage, cgroup_limit; /* limit: tightest of the ancestors */
 	uint64_t limit_as, limit_nofile;     /* RLIMIT_AS, RLIMIT_NOFILE (soft) */
 	unsigned threads;
@@ -30,11 +30,12 @@ enum system_rollup {
 	SYSTEM_ROLLUP_NEVER,
 };
 
-int system_memory(struct target *t, enum system_rollup rollup, struct system_memory *out, struct error *err);
+int system_memory(struct target *t, enum system_rollup rollup, struct system_memory *out,
+		  struct error *err);
 
 struct system_thread {
 	pid_t tid;
-	char comm[16]; /* raw */
+	char comm[16];		/* raw */
 	uint64_t stack_pointer; /* from /proc/TID/syscall; 0 while it runs */
 };
 

@@ -15,7 +15,7 @@
 #include <unistd.h>
 #include <elf.h>
 
-#define STUCK_NS (2ULL * 1000000000ULL)
+#define STUCK_NS     (2ULL * 1000000000ULL)
 #define BUILD_ID_MAX 64
 
 struct target {
@@ -110,9 +110,10 @@ int target_guard(struct target *t, int (*fn)(void *arg), void *arg, unsigned sec
 	int ret;
 
 	if (atomic_load(&t->stuck))
-		return error_set(err, EXIT_INCOMPLETE, -ETIMEDOUT,
-				 "process %d is stuck in the kernel: an earlier read did not come back",
-				 (int)t->pid);
+		return error_set(
+			err, EXIT_INCOMPLETE, -ETIMEDOUT,
+			"process %d is stuck in the kernel: an earlier read did not come back",
+			(int)t->pid);
 	g = calloc(1, sizeof(*g));
 	if (!g)
 		return -ENOMEM;
@@ -155,13 +156,14 @@ int target_guard(struct target *t, int (*fn)(void *arg), void *arg, unsigned sec
 	pthread_mutex_unlock(&g->lock);
 	if (ret == -ETIMEDOUT && g->abandoned) {
 		pthread_detach(thread);
-		return error_set(err, EXIT_INCOMPLETE, -ETIMEDOUT,
-				 stuck ? "process %d is stuck in the kernel: a read of its memory did "
-					 "not return within 2 s, since something holds its mmap_lock; "
-					 "look at /proc/%d/task/*/stack and try again later" :
-					 "looking at process %d took too long and was given up; "
-					 "/proc/%d/status shows its size",
-				 (int)t->pid, (int)t->pid);
+		return error_set(
+			err, EXIT_INCOMPLETE, -ETIMEDOUT,
+			stuck ? "process %d is stuck in the kernel: a read of its memory did "
+				"not return within 2 s, since something holds its mmap_lock; "
+				"look at /proc/%d/task/*/stack and try again later"
+			      : "looking at process %d took too long and was given up; "
+				"/proc/%d/status shows its size",
+			(int)t->pid, (int)t->pid);
 	}
 	pthread_join(thread, NULL);
 	guard_free(g);
@@ -310,17 +312,19 @@ static int exe_read(struct target *t, struct error *err)
 
 	if (fd == -ENOENT)
 		return error_set(err, EXIT_UNSUPPORTED, -ENOTSUP,
-				 "process %d has no executable: it is a kernel thread", (int)t->pid);
+				 "process %d has no executable: it is a kernel thread",
+				 (int)t->pid);
 	if (fd < 0)
 		return fd;
 	n = pread(fd, &eh, sizeof(eh), 0);
 	if (n != (ssize_t)sizeof(eh) || memcmp(eh.e_ident, ELFMAG, SELFMAG) != 0 ||
 	    eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_machine != EM_X86_64) {
 		close(fd);
-		return error_set(err, EXIT_UNSUPPORTED, -ENOTSUP,
-				 "process %d runs %s, which is not an x86-64 ELF program; beamray reads "
-				 "x86-64 only",
-				 (int)t->pid, t->exe);
+		return error_set(
+			err, EXIT_UNSUPPORTED, -ENOTSUP,
+			"process %d runs %s, which is not an x86-64 ELF program; beamray reads "
+			"x86-64 only",
+			(int)t->pid, t->exe);
 	}
 	for (i = 0; i < eh.e_phnum && i < 64; i++) {
 		Elf64_Phdr ph;
@@ -372,9 +376,10 @@ int target_open(pid_t pid, struct target **out, struct error *err)
 	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
 	t->proc_fd = pid > 0 ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	if (t->proc_fd < 0 || stat_read(t, &t->start_ticks, &state) < 0) {
-		ret = error_set(err, EXIT_GONE, -ESRCH,
-				"there is no process %d; `pgrep -a beam` shows the nodes on this machine",
-				(int)pid);
+		ret = error_set(
+			err, EXIT_GONE, -ESRCH,
+			"there is no process %d; `pgrep -a beam` shows the nodes on this machine",
+			(int)pid);
 		goto fail;
 	}
 	if (state == 'Z' || state == 'X') {
@@ -405,8 +410,8 @@ int target_open(pid_t pid, struct target **out, struct error *err)
 	}
 	ret = exe_read(t, err);
 	if (ret < 0) {
-		error_set(err, error_exit_code(ret), ret, "cannot read the executable of process %d: %s",
-			  (int)pid, strerror(-ret));
+		error_set(err, error_exit_code(ret), ret,
+			  "cannot read the executable of process %d: %s", (int)pid, strerror(-ret));
 		goto fail;
 	}
 	t->nspid = nspid_read(t);

@@ -23,8 +23,8 @@
 
 #include "target/error.h"
 
-#define TARGET_PAGE 4096ULL
-#define TARGET_READ_MAX (1ULL << 20)   /* bytes that one system call may cover */
+#define TARGET_PAGE	   4096ULL
+#define TARGET_READ_MAX	   (1ULL << 20) /* bytes that one system call may cover */
 #define TARGET_PAGEMAP_MAX (1ULL << 16) /* pagemap entries that one call may cover */
 
 struct target;
@@ -54,11 +54,11 @@ bool target_is_buffers(const struct target *t);
 int target_check(const struct target *t, struct error *err);
 
 pid_t target_pid(const struct target *t);
-pid_t target_nspid(const struct target *t);	     /* pid inside its own namespace */
-uint64_t target_start_ticks(const struct target *t); /* /proc/PID/stat field 22 */
+pid_t target_nspid(const struct target *t);	       /* pid inside its own namespace */
+uint64_t target_start_ticks(const struct target *t);   /* /proc/PID/stat field 22 */
 const char *target_start_time(const struct target *t); /* RFC 3339, UTC */
-const char *target_exe(const struct target *t); /* raw link text, escape before printing */
-const char *target_build_id(const struct target *t); /* hex, "" if none */
+const char *target_exe(const struct target *t);	       /* raw link text, escape before printing */
+const char *target_build_id(const struct target *t);   /* hex, "" if none */
 
 /* Opens /proc/PID/NAME for reading. Returns a file descriptor or -errno. */
 int target_proc_open(const struct target *t, const char *name);

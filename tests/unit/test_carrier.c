@@ -260,9 +260,9 @@ static void test_header_away(void **state)
 	assert_int_equal(l.c->errors, 0);
 	assert_int_equal(x->used_bytes + x->free_bytes + c->header, c->size);
 	/* the counters' total is kept */
-	assert_int_equal(
-		x->used_bytes,
-		world_get(w, c->addr + (uint64_t)w->l->Carrier_t__cpool_total_blocks_size.offset));
+	assert_int_equal(x->used_bytes,
+			 world_get(w, c->addr + (uint64_t)w->l->Carrier_t__cpool_total_blocks_size
+							.offset));
 	look_free(&l);
 	world_free(w);
 }
@@ -343,11 +343,11 @@ static void test_mixed(void **state)
 			uint64_t should = 0;
 
 			if (i >= 1 && i <= w->l->pool_blocks_len)
-				should = world_get(
-					w,
-					c->addr +
-						(uint64_t)w->l->Carrier_t__cpool_blocks_size.offset +
-						8 * (uint64_t)(i - 1));
+				should = world_get(w, c->addr +
+							      (uint64_t)w->l
+								      ->Carrier_t__cpool_blocks_size
+								      .offset +
+							      8 * (uint64_t)(i - 1));
 			assert_int_equal(x->used_resident_by_type[i], should);
 			first += should;
 		}

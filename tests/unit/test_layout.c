@@ -66,9 +66,8 @@ static void test_tables_fresh(void **state)
 	(void)state;
 	for (size_t i = 0; i < layout_count(); i++) {
 		if (layout_at(i)->list_id != layout_list_id())
-			fail_msg(
-				"the table of OTP %s, %s, is stale: run tools/otp-layout/generate.sh",
-				layout_at(i)->otp, layout_at(i)->flavor);
+			fail_msg("the table of OTP %s, %s, is stale: run tools/otp-layout/generate.sh",
+				 layout_at(i)->otp, layout_at(i)->flavor);
 	}
 }
 

@@ -12,7 +12,7 @@
 
 #include "ledger/ledger.h"
 
-#define MB (1ULL << 20)
+#define MB   (1ULL << 20)
 #define BASE 0x10000000ULL
 
 static char *names[] = { "invalid", "sys_alloc", "binary_alloc", "ets_alloc" };
@@ -41,10 +41,13 @@ static void scene_make(struct scene *s)
 
 	memset(s, 0, sizeof(*s));
 	assert_int_equal(target_open_buffers(&b, 1, &s->o.target), 0);
-	s->mapping[0] = (struct mapping){ .start = BASE, .end = BASE + 64 * MB, .path = "",
-					  .kind = MAPPING_ANON };
-	s->mapping[1] = (struct mapping){ .start = BASE + 64 * MB, .end = BASE + 65 * MB,
-					  .path = "/some/file", .kind = MAPPING_FILE };
+	s->mapping[0] = (struct mapping){
+		.start = BASE, .end = BASE + 64 * MB, .path = "", .kind = MAPPING_ANON
+	};
+	s->mapping[1] = (struct mapping){ .start = BASE + 64 * MB,
+					  .end = BASE + 65 * MB,
+					  .path = "/some/file",
+					  .kind = MAPPING_FILE };
 	s->maps.v = s->mapping;
 	s->maps.n = 2;
 	assert_int_equal(residency_take(s->o.target, &s->maps, &s->l.res, NULL), 0);
@@ -104,14 +107,21 @@ static void ranks_decide_where_claims_overlap(void **state)
 	scene_make(&s);
 	/* a carrier of 4 MB inside a libc heap of 16 MB, a cached segment of 2 MB,
 	 * the rest of the mapping belongs to nobody */
-	s.carrier[0] = (struct carrier){ .addr = BASE + 4 * MB, .size = 4 * MB, .type = 2,
-					 .used_blocks = 1, .resident = 4 * MB,
-					 .used_resident = 1 * MB, .free_resident = 3 * MB - 100,
-					 .slack_resident = 100, .free_whole_pages = 2 * MB,
+	s.carrier[0] = (struct carrier){ .addr = BASE + 4 * MB,
+					 .size = 4 * MB,
+					 .type = 2,
+					 .used_blocks = 1,
+					 .resident = 4 * MB,
+					 .used_resident = 1 * MB,
+					 .free_resident = 3 * MB - 100,
+					 .slack_resident = 100,
+					 .free_whole_pages = 2 * MB,
 					 .used_resident_by_type = { [2] = 1 * MB } };
 	s.carriers.n = 1;
-	s.region[0] = (struct libc_region){ .start = BASE, .end = BASE + 16 * MB,
-					    .used_resident = 10 * MB, .free_resident = 2 * MB };
+	s.region[0] = (struct libc_region){ .start = BASE,
+					    .end = BASE + 16 * MB,
+					    .used_resident = 10 * MB,
+					    .free_resident = 2 * MB };
 	s.libc.n_regions = 1;
 	s.range[0] = (struct vm_range){ BASE + 20 * MB, BASE + 22 * MB, VM_RANGE_MSEG_CACHE };
 	s.ranges.n = 1;
@@ -175,9 +185,14 @@ static void a_carrier_without_blocks_is_cache(void **state)
 
 	(void)state;
 	scene_make(&s);
-	s.carrier[0] = (struct carrier){ .addr = BASE, .size = MB, .type = 2, .in_pool = true,
-					 .resident = MB, .free_resident = MB - 64,
-					 .slack_resident = 64, .free_whole_pages = MB - 4096 };
+	s.carrier[0] = (struct carrier){ .addr = BASE,
+					 .size = MB,
+					 .type = 2,
+					 .in_pool = true,
+					 .resident = MB,
+					 .free_resident = MB - 64,
+					 .slack_resident = 64,
+					 .free_whole_pages = MB - 4096 };
 	s.carriers.n = 1;
 	g = build(&s);
 	assert_int_equal(bytes(g, "vm.cache"), MB);

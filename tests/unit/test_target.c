@@ -31,11 +31,15 @@ static void escape_makes_one_safe_line(void **state)
 		{ "\x1b[31m", "\\x1B[31m" },
 		{ "back\\slash", "back\\\\slash" },
 		{ "gr\xc3\xbc\xc3\x9f", "gr\xc3\xbc\xc3\x9f" },
-		{ "\xe2\x80\xae" "evil", "\\u{202E}evil" }, /* right-to-left override */
-		{ "\xc2\x9b" "31m", "\\u{9B}31m" },	    /* C1 CSI */
+		{ "\xe2\x80\xae"
+		  "evil",
+		  "\\u{202E}evil" }, /* right-to-left override */
+		{ "\xc2\x9b"
+		  "31m",
+		  "\\u{9B}31m" }, /* C1 CSI */
 		{ "\xff\xfe", "\\xFF\\xFE" },
-		{ "\xc0\x80", "\\xC0\\x80" },		    /* overlong NUL */
-		{ "\xed\xa0\x80", "\\xED\\xA0\\x80" },	    /* surrogate */
+		{ "\xc0\x80", "\\xC0\\x80" },			/* overlong NUL */
+		{ "\xed\xa0\x80", "\\xED\\xA0\\x80" },		/* surrogate */
 		{ "\xf4\x90\x80\x80", "\\xF4\\x90\\x80\\x80" }, /* above U+10FFFF */
 		{ "cut\xe2\x82", "cut\\xE2\\x82" },
 	};
@@ -207,10 +211,10 @@ static void residency_equals_smaps(void **state)
 	pid = fork();
 	if (!pid) {
 		volatile char sink = 0;
-		char *p = mmap(NULL, 64 * MB, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		char *s = mmap(NULL, 4 * MB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		char *p = mmap(NULL, 64 * MB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 			       -1, 0);
+		char *s = mmap(NULL, 4 * MB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+			       0);
 
 		madvise(p, 64 * MB, MADV_NOHUGEPAGE);
 		memset(p, 1, 16 * MB); /* resident */
