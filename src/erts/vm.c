@@ -247,13 +247,24 @@ static bool all_found(const struct vm *vm)
 static unsigned layout_try_again(struct vm *vm, struct image_copy *copy, const struct layout *l,
 				 enum anchors_mode mode)
 {
+	const struct mappings *callers = vm->maps;
 	unsigned bad = layout_try(vm, copy, l, mode);
 
 	for (int i = 0; i < RETRIES && (bad || !all_found(vm)); i++) {
+		struct mappings *fresh;
+
 		usleep(RETRY_US << i);
-		if (image_copy_refresh(copy) != 0)
+		/* What is looked for may lie in a carrier that is newer than the
+		 * caller's picture of the address space. */
+		if (mappings_read(vm->target, &fresh, NULL) != 0)
 			break;
-		bad = layout_try(vm, copy, l, mode);
+		vm->maps = copy->maps = fresh;
+		if (image_copy_refresh(copy) == 0)
+			bad = layout_try(vm, copy, l, mode);
+		else
+			i = RETRIES;
+		vm->maps = copy->maps = callers;
+		mappings_free(fresh);
 	}
 	return bad;
 }
@@ -387,11 +398,10 @@ int vm_open_opts(struct target *t, const struct mappings *maps, struct images *i
 	vm->jit = banner.jit;
 	refused = banner.refused[0] ? banner.refused : refused_by_symbols(vm, &copy);
 	if (refused) {
-		ret = error_set(
-			err, EXIT_UNSUPPORTED, -ENOTSUP,
-			"This VM (OTP %s) is a special build (%s): its structures differ from "
-			"those of every released one.",
-			vm->otp_release, refused);
+		ret = error_set(err, EXIT_UNSUPPORTED, -ENOTSUP,
+				"This VM (OTP %s) is a special build (%s): its structures differ from "
+				"those of every released one.",
+				vm->otp_release, refused);
 		goto fail;
 	}
 	ret = layout_choose(vm, &copy, opts, err);
