@@ -170,9 +170,18 @@ int mappings_read(struct target *t, struct mappings **out, struct error *err)
 		if (!parse_line(line, &one))
 			continue;
 		/* the kernel may show a mapping twice when it changes while we read:
-		 * keep what is disjoint and in order */
-		if (m->n && one.start < m->v[m->n - 1].end)
-			continue;
+		 * keep what is disjoint and in order. One that grew, or that a
+		 * neighbour was merged into, comes again from its old start: its new
+		 * part is nowhere else in the text and must not be lost */
+		if (m->n && one.start < m->v[m->n - 1].end) {
+			uint64_t seen = m->v[m->n - 1].end;
+
+			if (one.end <= seen)
+				continue;
+			if (one.inode)
+				one.offset += seen - one.start;
+			one.start = seen;
+		}
 		if (m->n == size) {
 			struct mapping *bigger;
 
