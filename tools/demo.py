@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A node with a NIF that leaks and a fragmented binary allocator, and beamray on it.
+"""A node with a NIF that leaks and a fragmented binary allocator: the ledger of it,
+and what the doctor says while the NIF goes on leaking.
 
 Needs no privilege: the node is one's own. It is stopped at the end, by its pid.
 """
@@ -7,6 +8,7 @@ Needs no privilege: the node is one's own. It is stopped at the end, by its pid.
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
@@ -38,7 +40,23 @@ def main():
         lost = node("nif", "truth")["malloc_lost"]
         print("\nWhat the NIF itself says: %d buffers, %d bytes lost."
               % (lost["count"], lost["usable"]))
-        return code
+        return code or watch(node, lost["usable"])
+
+
+def watch(node, lost):
+    """The doctor, while the NIF leaks some more."""
+    command = [PROGRAM, "doctor", "-p", str(node.pid), "-d", "8s"]
+    print("\nNow it leaks on, 2,000 buffers at a time:\n\n$ beamray doctor -p %d -d 8s\n"
+          % node.pid, flush=True)
+    doctor = subprocess.Popen(command)
+    time.sleep(2)
+    for _ in range(10):
+        node("nif", "leak_malloc", "2000", "1000")
+        time.sleep(0.4)
+    code = doctor.wait()
+    print("\nWhat the NIF itself says: %d bytes lost meanwhile."
+          % (node("nif", "truth")["malloc_lost"]["usable"] - lost))
+    return 0 if code in (0, 1) else code
 
 
 if __name__ == "__main__":
