@@ -13,7 +13,7 @@ build='gcc make clang llvm libbpf-dev bpftool libelf-dev libdw-dev zlib1g-dev
 	libsqlite3-dev libjansson-dev libcap-ng-dev pkg-config'
 tests='erlang-base erlang-dev erlang-tools erlang-runtime-tools erlang-crypto
 	libcmocka-dev binutils clang-format clang-tidy shellcheck tmux gpgv
-	debian-archive-keyring xz-utils zstd python3 procps util-linux mmdebstrap
+	debian-archive-keyring xz-utils zstd python3 procps util-linux mount mmdebstrap
 	ca-certificates git libjemalloc2'
 
 wanted=$build

@@ -69,17 +69,20 @@ if [ -z "$root" ] && [ -z "$namespaces" ]; then
 	exec "$@"
 fi
 
-# Inside the new mount namespace: what a root needs, then the node.
+# Inside the new mount namespace: what a root needs, then the node. (unshare itself
+# could make it private, but fails where / is no mount point, as in a chroot.)
 # shellcheck disable=SC2016 # expanded by the inner shell
 inside='
 root=$1 dir=$2
 shift 2
+set -e
+mount --make-rprivate / 2>/dev/null || :
 mount -t proc proc "$root/proc"
 [ -z "$root" ] || [ -z "$dir" ] || { mkdir -p "$root$dir" && mount --bind "$dir" "$root$dir"; }
 exec "$@"'
 
 if [ -n "$namespaces" ]; then
-	exec unshare --mount --propagation private --ipc --uts --pid --fork --kill-child \
+	exec unshare --mount --propagation unchanged --ipc --uts --pid --fork --kill-child \
 		sh -c "$inside" sh "$root" "$dir" "$@"
 fi
-exec unshare --mount --propagation private sh -c "$inside" sh "$root" "$dir" "$@"
+exec unshare --mount --propagation unchanged sh -c "$inside" sh "$root" "$dir" "$@"

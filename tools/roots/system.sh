@@ -129,8 +129,10 @@ build)
 run)
 	build
 	# shellcheck disable=SC2016 # expanded by the inner shell
-	exec unshare --mount --propagation private --ipc --uts --pid --fork --kill-child sh -c '
+	exec unshare --mount --propagation unchanged --ipc --uts --pid --fork --kill-child sh -c '
 root=$1
+set -e
+mount --make-rprivate / 2>/dev/null || :
 hostname localhost
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
