@@ -25,7 +25,7 @@
  */
 #define STACK_LEAF_FRAMES 96
 #define STACK_ROOT_FRAMES 32
-#define STACK_FRAMES 128
+#define STACK_FRAMES	  128
 
 enum stack_word {
 	STACK_NATIVE = 0, /* address of native code */
@@ -36,29 +36,29 @@ enum stack_word {
 	STACK_JOINED = 4, /* what follows is the process's stack, not walked to */
 };
 #define STACK_WORD(kind, value) (((__u64)(kind) << 56) | (__u64)(value))
-#define STACK_KIND(word) ((unsigned)((word) >> 56))
-#define STACK_VALUE(word) ((word) & 0xffffffffffffffULL)
+#define STACK_KIND(word)	((unsigned)((word) >> 56))
+#define STACK_VALUE(word)	((word)&0xffffffffffffffULL)
 #define STACK_REPEAT_WORD(period, count) \
 	STACK_WORD(STACK_REPEAT, ((__u64)(period) << 32) | (__u32)(count))
 
 enum stack_cut { /* why a stack ends before its root */
-	CUT_NONE,
-	CUT_NO_MODULE,	  /* the address lies in no known module */
-	CUT_NO_RULE,	  /* no .eh_frame row covers it, or a rule of a kind we do not have */
-	CUT_READ,	  /* stack memory could not be read */
-	CUT_LOOP,	  /* the stack pointer did not advance */
-	CUT_DEPTH,	  /* more frames than fit */
-	CUT_NO_E,	  /* JIT code, but where the Erlang stack begins is not known */
-	CUT_NO_ROOT,	  /* the Erlang stack ended without normal_exit */
-	CUT_NO_CODE,	  /* emulator: the current function is not known; the stack goes on */
-	CUT_THINNED,	  /* only the leaf was taken, to stay within the budget */
-	CUT_N
+		 CUT_NONE,
+		 CUT_NO_MODULE, /* the address lies in no known module */
+		 CUT_NO_RULE,	/* no .eh_frame row covers it, or a rule of a kind we do not have */
+		 CUT_READ,	/* stack memory could not be read */
+		 CUT_LOOP,	/* the stack pointer did not advance */
+		 CUT_DEPTH,	/* more frames than fit */
+		 CUT_NO_E,	/* JIT code, but where the Erlang stack begins is not known */
+		 CUT_NO_ROOT,	/* the Erlang stack ended without normal_exit */
+		 CUT_NO_CODE,	/* emulator: the current function is not known; the stack goes on */
+		 CUT_THINNED,	/* only the leaf was taken, to stay within the budget */
+		 CUT_N
 };
 #define CUT_SLOTS 16 /* power of two, at least CUT_N */
 
 enum stack_flag {
-	STACK_COMPLETE = 1,	  /* reached normal_exit or the thread's start */
-	STACK_HAS_ERLANG = 2,	  /* an Erlang stack was found */
+	STACK_COMPLETE = 1,   /* reached normal_exit or the thread's start */
+	STACK_HAS_ERLANG = 2, /* an Erlang stack was found */
 	STACK_IS_JOINED = 4,
 	STACK_SKIPPED_MIDDLE = 8, /* words between the leaf and the root part were left out */
 	STACK_LEAF_ONLY = 16,
@@ -83,9 +83,9 @@ enum unwind_cfa {
 
 /* Where the caller's value of a register is. */
 enum unwind_saved {
-	UNWIND_SAME,	 /* still in the register */
-	UNWIND_AT_CFA,	 /* at CFA + offset */
-	UNWIND_AT_BP,	 /* at rbp + offset (functions that realign their stack) */
+	UNWIND_SAME,   /* still in the register */
+	UNWIND_AT_CFA, /* at CFA + offset */
+	UNWIND_AT_BP,  /* at rbp + offset (functions that realign their stack) */
 	UNWIND_LOST,
 };
 enum unwind_reg { UNWIND_BP, UNWIND_BX, UNWIND_R12, UNWIND_R13, UNWIND_REGS };
@@ -104,8 +104,8 @@ struct unwind_row {
 	__u32 rule;
 };
 
-#define UNWIND_MODULES 1024 /* executable mappings of native code */
-#define UNWIND_ROW_STEPS 24 /* a module has at most 2^24 rows */
+#define UNWIND_MODULES	 1024 /* executable mappings of native code */
+#define UNWIND_ROW_STEPS 24   /* a module has at most 2^24 rows */
 
 struct unwind_module {
 	__u64 start, end; /* run-time addresses */
@@ -131,15 +131,15 @@ struct code_area {
 struct tables {
 	__u32 n_modules;
 	__u32 n_areas;
-	struct code_area areas[CODE_RANGES]; /* JIT or BEAM code, by address */
-	__u64 code_min, code_max;	      /* hull of areas[] */
+	struct code_area areas[CODE_RANGES];	      /* JIT or BEAM code, by address */
+	__u64 code_min, code_max;		      /* hull of areas[] */
 	struct unwind_module modules[UNWIND_MODULES]; /* by address */
 };
 
 /* Written once before the programs are loaded. */
 struct config {
-	__u32 tgid; /* as our pid namespace numbers it */
-	__u32 flavor; /* enum vm_flavor */
+	__u32 tgid;	      /* as our pid namespace numbers it */
+	__u32 flavor;	      /* enum vm_flavor */
 	__u64 ns_dev, ns_ino; /* our pid namespace; 0: the initial one */
 	/* offsets in ERTS structures, bytes */
 	__u32 sched_current_process;
@@ -152,8 +152,8 @@ struct config {
 /* What the governor turns while the programs run. A bucket lets `burst` stacks
  * through at once and then one every `interval` ns. */
 struct limits {
-	__u64 place_interval, place_burst; /* of one place: see struct stratum */
-	__u64 cpu_interval, cpu_burst;	   /* of all places on one CPU */
+	__u64 place_interval, place_burst;     /* of one place: see struct stratum */
+	__u64 cpu_interval, cpu_burst;	       /* of all places on one CPU */
 	__u64 reserve_interval, reserve_burst; /* of processes that seldom fault, on one CPU */
 	__u64 process_interval, process_burst; /* what one process may take of it */
 	__u32 random_mask; /* beyond its bucket a place takes one stack in random_mask + 1 faults */
@@ -179,7 +179,7 @@ enum thread_role {
 /* Key: the thread's fs base (pthread_t). Filled from user space. */
 struct thread_vm {
 	__u64 scheduler; /* ErtsSchedulerData */
-	__u32 role; /* enum thread_role */
+	__u32 role;	 /* enum thread_role */
 	__u32 number;
 };
 
@@ -285,18 +285,18 @@ struct event_range {
 /* ---- counters, one per CPU ------------------------------------------------------ */
 
 enum counter {
-	COUNT_FAULTS,	    /* page faults of the target */
-	COUNT_SYSCALLS,	    /* memory system calls of the target */
-	COUNT_SAMPLES,	    /* processor samples */
-	COUNT_STACKS,	    /* stacks walked */
-	COUNT_NEW_STACKS,   /* of them not seen before */
-	COUNT_COMPLETE,	    /* of them that reached the root */
-	COUNT_ERLANG,	    /* of them with an Erlang stack */
-	COUNT_ERLANG_ROOT,  /* of those, ended in normal_exit */
+	COUNT_FAULTS,	   /* page faults of the target */
+	COUNT_SYSCALLS,	   /* memory system calls of the target */
+	COUNT_SAMPLES,	   /* processor samples */
+	COUNT_STACKS,	   /* stacks walked */
+	COUNT_NEW_STACKS,  /* of them not seen before */
+	COUNT_COMPLETE,	   /* of them that reached the root */
+	COUNT_ERLANG,	   /* of them with an Erlang stack */
+	COUNT_ERLANG_ROOT, /* of those, ended in normal_exit */
 	COUNT_JOINED,
-	COUNT_THINNED,	    /* faults that took over the stack of their place */
-	COUNT_LEAF_ONLY,    /* faults that had none to take over */
-	COUNT_LOST_EVENTS,  /* records that did not fit into the ring buffer */
+	COUNT_THINNED,	   /* faults that took over the stack of their place */
+	COUNT_LEAF_ONLY,   /* faults that had none to take over */
+	COUNT_LOST_EVENTS, /* records that did not fit into the ring buffer */
 	COUNT_LOST_STACKS,
 	COUNT_LOST_THREADS, /* no room in the thread table */
 	COUNT_STACK_NS,	    /* time spent walking */

@@ -52,6 +52,6 @@ struct task_struct {
 } KERNEL_TYPE;
 
 #define PAGE_BYTES 4096ULL
-#define USER_END 0x7ffffffff000ULL
+#define USER_END   0x7ffffffff000ULL
 
 #endif

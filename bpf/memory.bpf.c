@@ -17,17 +17,17 @@
 #include "target.bpf.h"
 
 enum { /* x86-64 system call numbers */
-	SYS_MMAP = 9,
-	SYS_MUNMAP = 11,
-	SYS_BRK = 12,
-	SYS_MREMAP = 25,
-	SYS_MADVISE = 28,
+       SYS_MMAP = 9,
+       SYS_MUNMAP = 11,
+       SYS_BRK = 12,
+       SYS_MREMAP = 25,
+       SYS_MADVISE = 28,
 };
 
-#define PROT_EXEC_BIT 4
-#define MAP_FIXED_BIT 0x10
-#define ADVICE_DONTNEED 4
-#define ADVICE_REMOVE 9
+#define PROT_EXEC_BIT	       4
+#define MAP_FIXED_BIT	       0x10
+#define ADVICE_DONTNEED	       4
+#define ADVICE_REMOVE	       9
 #define ADVICE_DONTNEED_LOCKED 24
 
 struct {
@@ -116,8 +116,7 @@ static __always_inline bool reserve_take(struct cpu_state *cpu, const struct con
 	}
 	return bucket_take(&cpu->rare[slot].due, now, c->limits.process_interval,
 			   c->limits.process_burst) &&
-	       bucket_take(&cpu->reserve, now, c->limits.reserve_interval,
-			   c->limits.reserve_burst);
+	       bucket_take(&cpu->reserve, now, c->limits.reserve_interval, c->limits.reserve_burst);
 }
 
 /* The stack that this fault is counted to. */

@@ -39,13 +39,13 @@
 #include "kernel.h"
 #include "events.h"
 
-#define CHUNK_WORDS 64
-#define CHUNK_BYTES (CHUNK_WORDS * 8)
-#define SCAN_CHUNKS 12	/* leaf part: at most so many chunks of the Erlang stack */
-#define ROOT_CHUNKS 3	/* root part: the last so many */
+#define CHUNK_WORDS  64
+#define CHUNK_BYTES  (CHUNK_WORDS * 8)
+#define SCAN_CHUNKS  12 /* leaf part: at most so many chunks of the Erlang stack */
+#define ROOT_CHUNKS  3	/* root part: the last so many */
 #define NATIVE_STEPS 96
-#define CODE_NEAR 20	/* bytes behind a call in which the switch of stacks nearly always is */
-#define CODE_FAR 64	/* and where it is when several calls are made in a row */
+#define CODE_NEAR    20 /* bytes behind a call in which the switch of stacks nearly always is */
+#define CODE_FAR     64 /* and where it is when several calls are made in a row */
 
 const volatile struct config cfg;
 
@@ -127,11 +127,11 @@ enum scratch_slot { SLOT_FAULT, SLOT_FAULT_KERNEL, SLOT_SYSCALL, SLOT_SAMPLE, SL
 struct scratch {
 	/* registers of the frame being looked at */
 	__u64 ip, sp, bp, bx, r12, r13;
-	__u64 r8; /* of the leaf only */
-	__u32 which;	/* copy of the tables in use */
-	__u8 exact;	/* ip is an instruction that was reached, not a return address */
-	__u8 in_root;	/* the root part of an Erlang stack is being read */
-	__u8 done;	/* normal_exit was met */
+	__u64 r8;     /* of the leaf only */
+	__u32 which;  /* copy of the tables in use */
+	__u8 exact;   /* ip is an instruction that was reached, not a return address */
+	__u8 in_root; /* the root part of an Erlang stack is being read */
+	__u8 done;    /* normal_exit was met */
 	__u8 pad;
 	__u64 scheduler; /* ErtsSchedulerData of the thread, 0 if it is none */
 	__u32 role;
@@ -140,7 +140,7 @@ struct scratch {
 	/* the Erlang process and its stack */
 	__u64 proc, process;
 	__u64 stop, heap, hend;
-	__u64 e, limit; /* what remains to be read; limit 0: not known */
+	__u64 e, limit;	  /* what remains to be read; limit 0: not known */
 	__u64 fault_page; /* the page that is just being faulted in, 0 if none */
 	/* a repetition that is under way: `period` words before n_leaf, `matched` of the next
 	 * round have been seen */
@@ -487,8 +487,9 @@ __noinline int erlang_emit(__u32 slot, __u64 address)
 		bool same = n >= s->depth + 2 * period;
 
 		for (__u32 i = 0; i < 3; i++) {
-			if (i < period && s->out.words[(n - 1 - i) & (STACK_FRAMES - 1)] !=
-						  s->out.words[(n - 1 - i - period) & (STACK_FRAMES - 1)])
+			if (i < period &&
+			    s->out.words[(n - 1 - i) & (STACK_FRAMES - 1)] !=
+				    s->out.words[(n - 1 - i - period) & (STACK_FRAMES - 1)])
 				same = false;
 		}
 		if (same) {
@@ -668,8 +669,7 @@ static __always_inline __u64 proc_read(const struct thread *t)
 {
 	__u64 proc = 0;
 
-	if (!t->vm.scheduler ||
-	    read_user(&proc, 8, t->vm.scheduler + cfg.sched_current_process))
+	if (!t->vm.scheduler || read_user(&proc, 8, t->vm.scheduler + cfg.sched_current_process))
 		return 0;
 	return proc;
 }
@@ -747,7 +747,8 @@ __noinline int jit_step(__u32 slot)
 			}
 			/* further on, whatever may be a jump or a return ends it:
 			 * what is behind belongs to something else */
-			if (i >= CODE_NEAR && (code[i] == 0xe9 || code[i] == 0xeb || code[i] == 0xc3))
+			if (i >= CODE_NEAR &&
+			    (code[i] == 0xe9 || code[i] == 0xeb || code[i] == 0xc3))
 				break;
 		}
 	}

@@ -12,10 +12,10 @@
 
 #include <time.h>
 
-#define HIT_NS 100	    /* a tracepoint's own cost, not seen by the program */
+#define HIT_NS		 100 /* a tracepoint's own cost, not seen by the program */
 #define TIMED_DEFAULT_NS 200 /* until some hits have been timed */
-#define TICK_NS 500000000ULL
-#define LEVEL_MAX 4 /* some 80 stacks a second on each CPU: less tells nothing */
+#define TICK_NS		 500000000ULL
+#define LEVEL_MAX	 4 /* some 80 stacks a second on each CPU: less tells nothing */
 
 uint64_t session_now_ns(void)
 {
@@ -31,7 +31,7 @@ static void limits_set(struct limits *l, unsigned level)
 	l->place_interval = (20000000ULL << level); /* 50 a second */
 	l->cpu_burst = 100 >> level;
 	l->cpu_interval = 2000000ULL << level; /* 500 a second on each CPU */
-	l->reserve_burst = 20; /* at every level: 100 a second, and 10 a process */
+	l->reserve_burst = 20;		       /* at every level: 100 a second, and 10 a process */
 	l->reserve_interval = 10000000ULL;
 	l->process_burst = 4;
 	l->process_interval = 100000000ULL;
@@ -51,11 +51,11 @@ void governor_start(struct governor *g, double budget, struct limits *limits)
 uint64_t governor_kernel_ns(const uint64_t count[COUNT_N])
 {
 	uint64_t hits = count[COUNT_FAULTS] + count[COUNT_SYSCALLS];
-	uint64_t plain = count[COUNT_FAULTS] > count[COUNT_STACKS] ?
-				 count[COUNT_FAULTS] - count[COUNT_STACKS] :
-				 0;
-	uint64_t each = count[COUNT_TIMED] ? count[COUNT_TIMED_NS] / count[COUNT_TIMED] :
-					     TIMED_DEFAULT_NS;
+	uint64_t plain = count[COUNT_FAULTS] > count[COUNT_STACKS]
+				 ? count[COUNT_FAULTS] - count[COUNT_STACKS]
+				 : 0;
+	uint64_t each = count[COUNT_TIMED] ? count[COUNT_TIMED_NS] / count[COUNT_TIMED]
+					   : TIMED_DEFAULT_NS;
 
 	return count[COUNT_STACK_NS] + plain * each + count[COUNT_SYSCALLS] * TIMED_DEFAULT_NS +
 	       hits * HIT_NS;
@@ -70,7 +70,8 @@ void governor_tick(struct governor *g, const uint64_t count[COUNT_N], struct lim
 		return;
 	kernel = governor_kernel_ns(count);
 	wall = (double)(now - g->last_ns);
-	g->now = ((double)(kernel - g->last_kernel_ns) + (double)(g->own_ns - g->last_own_ns)) / wall;
+	g->now = ((double)(kernel - g->last_kernel_ns) + (double)(g->own_ns - g->last_own_ns)) /
+		 wall;
 	stacks_share = g->now / g->budget;
 	g->last_ns = now;
 	g->last_kernel_ns = kernel;

@@ -36,20 +36,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PAGE TARGET_PAGE
+#define PAGE	    TARGET_PAGE
 #define CHUNK_PAGES 512u
-#define CHUNK (CHUNK_PAGES * PAGE)
-#define TREE_BITS 13
-#define TREE (1u << TREE_BITS)
+#define CHUNK	    (CHUNK_PAGES * PAGE)
+#define TREE_BITS   13
+#define TREE	    (1u << TREE_BITS)
 #define ADDRESS_END (1ULL << 47)
 #define NEARBY_FILE (64ULL << 10)
-#define MOVES_MAX 256
+#define MOVES_MAX   256
 
-enum { /* owner numbers that are none */
-	NOBODY = 0,	       /* never faulted since the beginning */
-	GONE = UINT32_MAX,     /* was unmapped or discarded since then */
-	MOVED = UINT32_MAX - 1, /* was resident at the beginning, at another address */
-	STILL = UINT32_MAX - 2 /* in a segment only: was resident at the beginning, here */
+enum {			       /* owner numbers that are none */
+       NOBODY = 0,	       /* never faulted since the beginning */
+       GONE = UINT32_MAX,      /* was unmapped or discarded since then */
+       MOVED = UINT32_MAX - 1, /* was resident at the beginning, at another address */
+       STILL = UINT32_MAX - 2  /* in a segment only: was resident at the beginning, here */
 };
 
 struct chunk {
@@ -280,7 +280,8 @@ static void range_clear(struct growth *g, uint64_t start, uint64_t end, struct m
 			if (!save || was == GONE)
 				continue;
 			last = save->n ? &save->v[save->n - 1] : NULL;
-			if (last && last->owner == was && last->offset + last->bytes == start - begin) {
+			if (last && last->owner == was &&
+			    last->offset + last->bytes == start - begin) {
 				last->bytes += PAGE;
 				continue;
 			}

@@ -15,8 +15,8 @@
 #include "erts/process.h"
 #include "target/escape.h"
 
-#define PROCESSES_MAX 65536u
-#define THREADS_MAX 8192u
+#define PROCESSES_MAX  65536u
+#define THREADS_MAX    8192u
 #define ASK_PER_SECOND 200
 
 struct process_name {

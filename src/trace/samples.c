@@ -21,7 +21,7 @@
 #include "target/system.h"
 
 #define FREQUENCY_DEFAULT 49 /* no divisor of what timers usually tick at */
-#define THREADS_MAX 4096u
+#define THREADS_MAX	  4096u
 
 struct samples {
 	struct cpu_bpf *skel;
@@ -34,7 +34,8 @@ static int maps_share(struct cpu_bpf *skel, struct bpf_object *object)
 {
 	struct bpf_map *map;
 
-	bpf_object__for_each_map(map, skel->obj) {
+	bpf_object__for_each_map(map, skel->obj)
+	{
 		struct bpf_map *first;
 		int ret;
 

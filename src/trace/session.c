@@ -29,12 +29,12 @@
 #include "memory.skel.h"
 #include "trace/samples.h"
 
-#define RING_DEFAULT (4u << 20)
-#define RING_MAX (256u << 20)
-#define USER_DEFAULT (256u << 20)
-#define HELD_MAX (1u << 20)
-#define DRAIN_MS 100	   /* between two looks at the ring buffer */
-#define REFRESH_NS 200000000ULL /* from "code has come" to reading what */
+#define RING_DEFAULT	(4u << 20)
+#define RING_MAX	(256u << 20)
+#define USER_DEFAULT	(256u << 20)
+#define HELD_MAX	(1u << 20)
+#define DRAIN_MS	100	     /* between two looks at the ring buffer */
+#define REFRESH_NS	200000000ULL /* from "code has come" to reading what */
 #define PID_NS_INIT_INO 0xeffffffcUL /* include/linux/proc_ns.h: PROC_PID_INIT_INO */
 
 struct session {
@@ -69,7 +69,7 @@ struct session {
 		struct event e;
 		struct event_run run;
 		struct event_range range;
-	} *held;
+	} * held;
 	size_t n_held, a_held;
 	uint64_t code_came; /* when new code was seen, 0: none waits */
 	uint64_t records;
@@ -112,7 +112,8 @@ static bool hold(struct session *s, const struct event *e, size_t size)
 		s->held = v;
 		s->a_held = a;
 	}
-	memcpy(&s->held[s->n_held++], e, range ? sizeof(struct event_range) : sizeof(struct event_run));
+	memcpy(&s->held[s->n_held++], e,
+	       range ? sizeof(struct event_range) : sizeof(struct event_run));
 	return range;
 }
 
@@ -142,7 +143,8 @@ static int on_record(void *ctx, void *data, size_t size)
 		break;
 	case EVENT_RUN:
 		if (size >= sizeof(*run)) {
-			uint32_t owner = owner_get(s->stacks, run->run.stack, run->run.process, e->tid);
+			uint32_t owner =
+				owner_get(s->stacks, run->run.stack, run->run.process, e->tid);
 			uint64_t bytes = run->run.pages * TARGET_PAGE;
 
 			if (owner) {
@@ -308,10 +310,11 @@ static int open_failed(struct error *err, int ret, const char *what)
 				 "cap_sys_ptrace+ep` on the program)",
 				 what);
 	if (ret == -ENOMEM || ret == -E2BIG)
-		return error_set(err, EXIT_UNSUPPORTED, ret,
-				 "%s the tracing programs failed: no memory for the kernel's tables, or "
-				 "the program is larger than this kernel takes",
-				 what);
+		return error_set(
+			err, EXIT_UNSUPPORTED, ret,
+			"%s the tracing programs failed: no memory for the kernel's tables, or "
+			"the program is larger than this kernel takes",
+			what);
 	return error_set(err, EXIT_UNSUPPORTED, ret,
 			 "%s the tracing programs failed (%s): this kernel lacks something that they "
 			 "need; `beamray check` says what it has",
@@ -384,9 +387,9 @@ static int schedulers_fill(struct session *s)
 	for (ssize_t i = 0; i < n; i++) {
 		struct thread_vm e = {
 			.scheduler = v[i].addr,
-			.role = v[i].kind == SCHEDULER_NORMAL	   ? ROLE_SCHEDULER :
-				v[i].kind == SCHEDULER_DIRTY_CPU ? ROLE_DIRTY_CPU :
-								     ROLE_DIRTY_IO,
+			.role = v[i].kind == SCHEDULER_NORMAL	   ? ROLE_SCHEDULER
+				: v[i].kind == SCHEDULER_DIRTY_CPU ? ROLE_DIRTY_CPU
+								   : ROLE_DIRTY_IO,
 			.number = v[i].number,
 		};
 
@@ -429,10 +432,11 @@ static int load(struct session *s, const struct session_opts *opts, struct error
 	verbose = opts->verbose;
 	libbpf_set_print(libbpf_message);
 	if (access("/sys/kernel/btf/vmlinux", R_OK))
-		return error_set(err, EXIT_UNSUPPORTED, -ENOTSUP,
-				 "this kernel has no BTF (/sys/kernel/btf/vmlinux): it was built "
-				 "without CONFIG_DEBUG_INFO_BTF, and tracing needs it; `beamray memory` "
-				 "works without");
+		return error_set(
+			err, EXIT_UNSUPPORTED, -ENOTSUP,
+			"this kernel has no BTF (/sys/kernel/btf/vmlinux): it was built "
+			"without CONFIG_DEBUG_INFO_BTF, and tracing needs it; `beamray memory` "
+			"works without");
 	skel = memory_bpf__open();
 	if (!skel)
 		return open_failed(err, -errno, "opening");
@@ -696,8 +700,8 @@ static int profile_owner(struct session *s, struct profile *p, const struct owne
 	}
 	n = stack_frames(s->stacks, k, frames);
 	return profile_add(p, frames, n, o->process, o->tid,
-			   names_label(s->names, o->process, o->tid), k->flags & STACK_COMPLETE, net,
-			   (int64_t)o->gross, o->events);
+			   names_label(s->names, o->process, o->tid), k->flags & STACK_COMPLETE,
+			   net, (int64_t)o->gross, o->events);
 }
 
 static int profile_cpu(struct session *s, struct profile *p)
@@ -813,7 +817,8 @@ static uint64_t programs_missed(struct bpf_object *object)
 	struct bpf_program *prog;
 	uint64_t missed = 0;
 
-	bpf_object__for_each_program(prog, object) {
+	bpf_object__for_each_program(prog, object)
+	{
 		struct bpf_prog_info info = { 0 };
 		uint32_t len = sizeof(info);
 		int fd = bpf_program__fd(prog);

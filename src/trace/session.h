@@ -27,19 +27,19 @@
 
 struct session;
 
-enum session_probe { /* bits */
-	SESSION_GROWTH = 1, /* page faults, and system calls that take pages away */
-	SESSION_CPU = 2,    /* processor samples */
+enum session_probe {			 /* bits */
+		     SESSION_GROWTH = 1, /* page faults, and system calls that take pages away */
+		     SESSION_CPU = 2,	 /* processor samples */
 };
 
 struct session_opts {
 	unsigned probes;    /* enum session_probe; 0: SESSION_GROWTH */
 	unsigned frequency; /* of processor samples, per second of CPU time; 0: 49 */
-	double budget;	   /* share of one core that all of it may cost; 0: 0.01 */
-	size_t ring_bytes; /* 0: 4 MiB; rounded up to a power of two */
-	size_t user_bytes; /* bound on our own tables; 0: 256 MiB */
-	bool no_baseline;  /* session_baseline() follows at once: skip our own pass */
-	bool verbose;	   /* libbpf's messages and the verifier's log to stderr */
+	double budget;	    /* share of one core that all of it may cost; 0: 0.01 */
+	size_t ring_bytes;  /* 0: 4 MiB; rounded up to a power of two */
+	size_t user_bytes;  /* bound on our own tables; 0: 256 MiB */
+	bool no_baseline;   /* session_baseline() follows at once: skip our own pass */
+	bool verbose;	    /* libbpf's messages and the verifier's log to stderr */
 };
 
 /* Loads and attaches. `vm` and `code` may be NULL: native stacks only; all are
@@ -77,15 +77,15 @@ int session_profile(struct session *s, const char *kind, const struct residency 
 		    const struct mappings *maps, struct profile **out, struct error *err);
 
 struct session_stats {
-	double seconds;		  /* since session_open() */
-	uint64_t count[COUNT_N];  /* enum counter: hits, stacks, cuts, lost ... */
-	uint64_t records;	  /* that came through the ring buffer */
-	uint64_t lost_records;	  /* ring buffer full: events + stacks */
-	uint64_t missed;	  /* hits during which a program was already running on that CPU */
-	uint64_t lost_stacks;	  /* no room in our own tables */
-	uint64_t stacks, owners;  /* distinct */
-	uint64_t kernel_bytes;	  /* of all maps, as the kernel charges them */
-	uint64_t user_bytes;	  /* of our own tables */
+	double seconds;		 /* since session_open() */
+	uint64_t count[COUNT_N]; /* enum counter: hits, stacks, cuts, lost ... */
+	uint64_t records;	 /* that came through the ring buffer */
+	uint64_t lost_records;	 /* ring buffer full: events + stacks */
+	uint64_t missed;	 /* hits during which a program was already running on that CPU */
+	uint64_t lost_stacks;	 /* no room in our own tables */
+	uint64_t stacks, owners; /* distinct */
+	uint64_t kernel_bytes;	 /* of all maps, as the kernel charges them */
+	uint64_t user_bytes;	 /* of our own tables */
 	size_t modules, modules_without; /* native modules; of them without unwind rows */
 	size_t rows, rules;
 	uint64_t kernel_ns, own_ns; /* time in programs (estimated) and in our process */

@@ -12,7 +12,7 @@
 /* ---- tables.c: the kernel's copies of the unwind tables and code areas ------------ */
 
 struct tables_area {
-	void *mem; /* the map's own memory, shared with the kernel */
+	void *mem;	   /* the map's own memory, shared with the kernel */
 	size_t bytes, max; /* max: elements */
 };
 

@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define ROWS_SPARE (256u << 10) /* for libraries that are loaded later: 2 MiB */
+#define ROWS_SPARE  (256u << 10) /* for libraries that are loaded later: 2 MiB */
 #define RULES_SPARE 4096u
 
 size_t tables_rows_max(const struct unwind *u)
@@ -42,7 +42,8 @@ int area_map(struct tables_area *a, int fd, size_t size, size_t max)
 
 int tables_map(struct kernel_tables *k, int rows_fd, int rules_fd, int tables_fd)
 {
-	int ret = area_map(&k->rows, rows_fd, sizeof(struct unwind_row), tables_rows_max(k->unwind));
+	int ret =
+		area_map(&k->rows, rows_fd, sizeof(struct unwind_row), tables_rows_max(k->unwind));
 
 	if (!ret)
 		ret = area_map(&k->rules, rules_fd, sizeof(struct unwind_rule),

@@ -40,10 +40,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#define EH_FRAME_MAX (256u << 20) /* bytes of one section */
-#define REMEMBER_MAX 32
+#define EH_FRAME_MAX	 (256u << 20) /* bytes of one section */
+#define REMEMBER_MAX	 32
 #define IMAGE_MEMORY_MAX (1u << 20) /* an image without a file (vdso) */
-#define ENTRIES_MAX (1u << 24)
+#define ENTRIES_MAX	 (1u << 24)
 
 /* DWARF's numbers of the x86-64 registers (psABI, figure 3.36). */
 enum { DW_RBX = 3, DW_RBP = 6, DW_RSP = 7, DW_R12 = 12, DW_R13 = 13, DW_RA = 16 };
@@ -189,7 +189,8 @@ static bool expression_plt(struct reader r, struct unwind_rule *rule)
 	static const uint8_t tail[] = { 0x2a, 0x33, 0x24, 0x22 };
 	uint8_t lit;
 
-	if (r.end - r.p != sizeof(head) + 1 + sizeof(tail) || memcmp(r.p, head, sizeof(head)) != 0 ||
+	if (r.end - r.p != sizeof(head) + 1 + sizeof(tail) ||
+	    memcmp(r.p, head, sizeof(head)) != 0 ||
 	    memcmp(r.p + sizeof(head) + 1, tail, sizeof(tail)) != 0)
 		return false;
 	lit = r.p[sizeof(head)];
@@ -568,7 +569,7 @@ static int program_run(struct unwind *u, const struct cie *c, struct state *s, s
 			return -EINVAL; /* DW_CFA_set_loc among them: no compiler makes it here */
 		}
 		continue;
-advance:
+	advance:
 		if (!u)
 			return -EINVAL; /* in a CIE */
 		if (!step)
@@ -896,8 +897,9 @@ static struct unwind_file *file_known(struct unwind *u, const struct image *i)
 	for (size_t k = 0; k < u->n_files; k++) {
 		struct unwind_file *f = &u->files[k];
 
-		if (*id ? !strcmp(f->build_id, id) :
-			  !*f->build_id && f->base == image_bias(i) && !strcmp(f->path, image_path(i)))
+		if (*id ? !strcmp(f->build_id, id)
+			: !*f->build_id && f->base == image_bias(i) &&
+				    !strcmp(f->path, image_path(i)))
 			return f;
 	}
 	return NULL;

@@ -34,8 +34,8 @@ struct unwind {
 
 /* Rows of one ELF file. Addresses in it are the file's own. */
 struct unwind_file {
-	char build_id[64];  /* hex; "" if it has none: then it is known by the address alone */
-	uint64_t base;	    /* run-time bias when it was first seen */
+	char build_id[64]; /* hex; "" if it has none: then it is known by the address alone */
+	uint64_t base;	   /* run-time bias when it was first seen */
 	char *path;
 	uint32_t row_first, row_count;
 };

@@ -34,7 +34,8 @@ static json_t *frame_json(const struct profile_stack *s, size_t i)
 
 	switch (f->kind) {
 	case FRAME_ERLANG:
-		if (exact ? code_lookup(code, f->addr, &mfa) : code_lookup_return(code, f->addr, &mfa))
+		if (exact ? code_lookup(code, f->addr, &mfa)
+			  : code_lookup_return(code, f->addr, &mfa))
 			return json_sprintf("e:%s", mfa.name);
 		return json_sprintf("e:0x%" PRIx64, f->addr);
 	case FRAME_NATIVE:
@@ -67,12 +68,13 @@ static json_t *result(struct session *s, const struct profile *p)
 
 		for (size_t j = 0; j < k->n; j++)
 			json_array_append_new(frames, frame_json(k, j));
-		json_array_append_new(
-			stacks, json_pack("{s:I,s:I,s:I,s:s,s:b,s:b,s:o}", "weight",
-					  (json_int_t)k->weight, "gross", (json_int_t)k->gross, "count",
-					  (json_int_t)k->count, "label", k->label ? k->label : "",
-					  "complete", (int)k->complete, "process", (int)(k->process != 0),
-					  "frames", frames));
+		json_array_append_new(stacks,
+				      json_pack("{s:I,s:I,s:I,s:s,s:b,s:b,s:o}", "weight",
+						(json_int_t)k->weight, "gross",
+						(json_int_t)k->gross, "count", (json_int_t)k->count,
+						"label", k->label ? k->label : "", "complete",
+						(int)k->complete, "process", (int)(k->process != 0),
+						"frames", frames));
 	}
 	session_stats(s, &st);
 	for (unsigned i = 1; i < CUT_N; i++)
@@ -85,17 +87,19 @@ static json_t *result(struct session *s, const struct profile *p)
 		(json_int_t)st.growth.opening, "closing", (json_int_t)st.growth.closing, "owned",
 		(json_int_t)st.growth.owned, "nearby", (json_int_t)st.growth.nearby, "unowned",
 		(json_int_t)st.growth.unowned, "moved", (json_int_t)st.growth.moved, "released",
-		(json_int_t)st.growth.released, "lost", (json_int_t)st.growth.lost, "stats", "seconds",
-		st.seconds, "faults", (json_int_t)st.count[COUNT_FAULTS], "walked",
-		(json_int_t)st.count[COUNT_STACKS], "complete", (json_int_t)st.count[COUNT_COMPLETE],
-		"erlang", (json_int_t)st.count[COUNT_ERLANG], "erlang_root",
-		(json_int_t)st.count[COUNT_ERLANG_ROOT], "joined", (json_int_t)st.count[COUNT_JOINED],
-		"leaf_only", (json_int_t)st.count[COUNT_LEAF_ONLY], "missed", (json_int_t)st.missed, "lost_records",
-		(json_int_t)st.lost_records, "lost_stacks", (json_int_t)st.lost_stacks, "records",
-		(json_int_t)st.records, "kernel_bytes", (json_int_t)st.kernel_bytes, "user_bytes",
-		(json_int_t)st.user_bytes, "kernel_ns", (json_int_t)st.kernel_ns, "own_ns",
-		(json_int_t)st.own_ns, "cpu_fraction", st.cpu_fraction, "thinned", (int)st.thinned,
-		"over_budget", (int)st.over_budget, "cuts", cuts);
+		(json_int_t)st.growth.released, "lost", (json_int_t)st.growth.lost, "stats",
+		"seconds", st.seconds, "faults", (json_int_t)st.count[COUNT_FAULTS], "walked",
+		(json_int_t)st.count[COUNT_STACKS], "complete",
+		(json_int_t)st.count[COUNT_COMPLETE], "erlang", (json_int_t)st.count[COUNT_ERLANG],
+		"erlang_root", (json_int_t)st.count[COUNT_ERLANG_ROOT], "joined",
+		(json_int_t)st.count[COUNT_JOINED], "leaf_only",
+		(json_int_t)st.count[COUNT_LEAF_ONLY], "missed", (json_int_t)st.missed,
+		"lost_records", (json_int_t)st.lost_records, "lost_stacks",
+		(json_int_t)st.lost_stacks, "records", (json_int_t)st.records, "kernel_bytes",
+		(json_int_t)st.kernel_bytes, "user_bytes", (json_int_t)st.user_bytes, "kernel_ns",
+		(json_int_t)st.kernel_ns, "own_ns", (json_int_t)st.own_ns, "cpu_fraction",
+		st.cpu_fraction, "thinned", (int)st.thinned, "over_budget", (int)st.over_budget,
+		"cuts", cuts);
 }
 
 static int fail(const struct error *err, int ret)

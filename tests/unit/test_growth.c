@@ -17,8 +17,8 @@
 #include "trace/session_int.h"
 #include "trace/stacks.h"
 
-#define P TARGET_PAGE
-#define BASE 0x7f0000000000ULL
+#define P     TARGET_PAGE
+#define BASE  0x7f0000000000ULL
 #define PAGES 2048u
 
 /* A picture in which these pages are resident: a string, one letter a page. */
@@ -39,8 +39,12 @@ static void picture_make(struct picture *p, const char *resident)
 
 	memset(p, 0, sizeof(*p));
 	assert_int_equal(target_open_buffers(&buffer, 1, &p->t), 0);
-	p->map = (struct mapping){ .start = BASE, .end = BASE + PAGES * P, .read = true,
-				   .write = true, .kind = MAPPING_ANON, .path = "" };
+	p->map = (struct mapping){ .start = BASE,
+				   .end = BASE + PAGES * P,
+				   .read = true,
+				   .write = true,
+				   .kind = MAPPING_ANON,
+				   .path = "" };
 	p->m.v = &p->map;
 	p->m.n = 1;
 	for (size_t i = 0; resident[i]; i++) {
@@ -75,7 +79,7 @@ static struct growth_sum account(struct growth *g, const char *closing, int64_t 
 }
 
 /* Far enough apart that none is another's neighbour: 16 pages. */
-#define AT(n) (BASE + (n) * 16 * P)
+#define AT(n) (BASE + (n)*16 * P)
 
 static void test_faults(void **state)
 {
@@ -335,10 +339,10 @@ static void test_governor(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_faults),	cmocka_unit_test(test_unmap),
-		cmocka_unit_test(test_move),	cmocka_unit_test(test_move_in_place),
-		cmocka_unit_test(test_nearby),	cmocka_unit_test(test_gone),
-		cmocka_unit_test(test_bounds),	cmocka_unit_test(test_stacks),
+		cmocka_unit_test(test_faults),	 cmocka_unit_test(test_unmap),
+		cmocka_unit_test(test_move),	 cmocka_unit_test(test_move_in_place),
+		cmocka_unit_test(test_nearby),	 cmocka_unit_test(test_gone),
+		cmocka_unit_test(test_bounds),	 cmocka_unit_test(test_stacks),
 		cmocka_unit_test(test_governor),
 	};
 

@@ -155,7 +155,8 @@ static void compare(const char *path, struct tally *tally)
 			if (dwarf_cfi_addrframe(cfi, at[k], &frame) != 0) {
 				/* an address that no FDE covers */
 				if (got->cfa != UNWIND_CFA_NONE)
-					fail_msg("%s+0x%x: a rule where libdw has none", path, at[k]);
+					fail_msg("%s+0x%x: a rule where libdw has none", path,
+						 at[k]);
 				tally->without++;
 				continue;
 			}
@@ -172,8 +173,8 @@ static void compare(const char *path, struct tally *tally)
 				if (want.cfa == UNWIND_CFA_ROOT || want.cfa == UNWIND_CFA_SIGNAL)
 					break;
 				expect_register(frame, dwarf_regs[r], &how, &offset);
-				if (have != how || (how != UNWIND_SAME && got->offset[r] != offset &&
-						    how != UNWIND_LOST))
+				if (have != how || (how != UNWIND_SAME &&
+						    got->offset[r] != offset && how != UNWIND_LOST))
 					fail_msg("%s+0x%x: register %u is %u %d, libdw %u %d", path,
 						 at[k], r, have, got->offset[r], how, offset);
 				tally->registers++;
@@ -309,7 +310,7 @@ static void test_damaged(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_libc),	 cmocka_unit_test(test_self),
+		cmocka_unit_test(test_libc),	  cmocka_unit_test(test_self),
 		cmocka_unit_test(test_libraries), cmocka_unit_test(test_beam),
 		cmocka_unit_test(test_damaged),
 	};

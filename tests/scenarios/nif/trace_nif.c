@@ -169,7 +169,7 @@ ERL_NIF_TERM leak_new(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 	if (!new)
 		return enif_make_atom(env, "no_cxx");
 	for (unsigned long i = 0; i < n; i++) {
-		void *p = new(bytes);
+		void *p = new (bytes);
 
 		memset(p, 0x5c, bytes);
 		count(malloc_usable_size(p) + 8);
