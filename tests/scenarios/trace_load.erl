@@ -37,12 +37,13 @@ start([Kind, Nif, Dir | Numbers]) ->
 text(Atom) -> atom_to_list(Atom).
 
 leaker(Kind, Dir, Count, Bytes, Rounds, Pause) ->
+    [spawn(?MODULE, churn, [0]) || Kind =:= slow, _ <- [1, 2]],
+    [timer:sleep(1500) || Kind =:= slow],
     %% What the arena has free already is filled without a fault.
     ok = leak_normal(10000, 1000),
     {Before, _} = truth(),
     ok = file:write_file(filename:join(Dir, "ready"), os:getpid()),
     wait(filename:join(Dir, "go")),
-    [spawn(?MODULE, churn, [0]) || Kind =:= slow, _ <- [1, 2]],
     rounds(Kind, Count, Bytes, Rounds, Pause),
     {Taken, Calls} = truth(),
     Text = io_lib:format("~b ~b~n", [Taken - Before, Calls]),
