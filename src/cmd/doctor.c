@@ -8,9 +8,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cmd/watch.h"
 #include "erts/natives.h"
 #include "report/doctor.h"
-#include "trace/session.h"
 
 #define DEFAULT_SECONDS 30.0
 
@@ -42,23 +42,14 @@ struct doctor {
 	bool no_trace, still;
 	double budget; /* share of one core */
 
-	struct target *t;
-	struct observer *ob;
-	struct code *code;
-	struct session *session;
-	char no_trace_why[600];
-
+	struct watch w;
 	struct look *look[2];
 	struct ledger *ledger[2];
-	struct timespec begin;
 	double seconds; /* of the watch */
 	struct profile *growth;
-	struct symbols *symbols;
-	struct symbolizer *symbolizer;
 	struct natives *natives; /* whose library a module's NIFs are in */
 	struct session_stats stats;
 	struct error ended; /* the target ended while it was watched */
-	bool stuck;	    /* a read did not come back: nothing may be freed */
 };
 
 static int take_flag(void *to, const char *arg, struct error *err)
@@ -87,107 +78,45 @@ static void say(const char *text)
 		fprintf(stderr, "\r\033[K%s", text);
 }
 
-static double seconds_since(const struct timespec *from)
+static double seconds_now(void)
 {
-	struct timespec now;
+	struct timespec t;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)(now.tv_sec - from->tv_sec) + (double)(now.tv_nsec - from->tv_nsec) / 1e9;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-static int take_look(struct doctor *d, int i, struct error *err)
+static int watch_with_progress(struct doctor *d, struct error *err)
 {
-	int ret = look_take(d->ob, NULL, &d->look[i], err);
-
-	if (ret == -ETIMEDOUT)
-		d->stuck = true;
-	return ret < 0 ? ret : ledger_build(d->ob, d->look[i], &d->ledger[i], err);
-}
-
-/* Tracing is wanted but not required: without it the answer has no stacks, and
- * says so. */
-static void trace_begin(struct doctor *d)
-{
-	struct session_opts opts = { .budget = d->budget,
-				     .no_baseline = true,
-				     .verbose = d->o.verbose > 0 };
-	struct error err = { 0 };
-	int ret;
-
-	if (d->no_trace || d->still) {
-		snprintf(d->no_trace_why, sizeof(d->no_trace_why), "%s",
-			 d->still ? "one look (--still)"
-				  : "tracing was switched off (--no-uprobes)");
-		return;
-	}
-	ret = code_open(d->ob->vm, &d->code, &err);
-	if (ret == 0)
-		ret = session_open(d->t, d->ob->vm, d->code, &opts, &d->session, &err);
-	if (ret < 0)
-		snprintf(d->no_trace_why, sizeof(d->no_trace_why), "%s",
-			 err.text[0] ? err.text : strerror(-ret));
-}
-
-static int watch(struct doctor *d, struct error *err)
-{
-	double total = d->o.duration_s > 0 ? d->o.duration_s : DEFAULT_SECONDS, last = -1;
+	double total = d->o.duration_s > 0 ? d->o.duration_s : DEFAULT_SECONDS;
+	double start = seconds_now(), left;
 	int ret = 0;
 
 	interrupts_catch();
-	while (!interrupted && ret == 0 && (d->seconds = seconds_since(&d->begin)) < total) {
-		double left = total - d->seconds;
+	while (ret == 0 && !interrupted && (left = start + total - seconds_now()) > 0) {
 		char line[128];
 
-		if (d->seconds - last >= 1) {
-			snprintf(line, sizeof(line),
-				 "watching: %.0f of %.0f s (Ctrl-C reports now)", d->seconds,
-				 total);
-			say(line);
-			last = d->seconds;
-		}
-		if (d->session)
-			ret = session_poll(d->session, left < 0.1 ? (int)(left * 1000) : 100, err);
-		else
-			sleep_s(left < 0.2 ? left : 0.2);
-		if (ret == 0)
-			ret = target_check(d->t, err);
+		snprintf(line, sizeof(line), "watching: %.0f of %.0f s (Ctrl-C reports now)",
+			 total - left, total);
+		say(line);
+		ret = watch_wait(&d->w, left < 1 ? left : 1, err);
 	}
-	d->seconds = seconds_since(&d->begin);
+	d->seconds = seconds_now() - start;
 	return ret;
 }
 
-/* Made before the watch, so that there are names when the target ends in it, and
- * again after it, for code and libraries that were loaded meanwhile. */
-static int names_prepare(struct doctor *d, struct error *err)
+static int growth_take(struct doctor *d, struct error *err)
 {
-	symbolizer_free(d->symbolizer);
-	d->symbolizer = NULL;
-	code_refresh(d->code, NULL);
-	return symbolizer_new(d->ob->vm, d->code, d->ob->images, &d->symbolizer, err);
-}
+	int ret;
 
-static int trace_end(struct doctor *d, struct error *err)
-{
-	int ret = 0;
-
-	if (!d->session)
+	if (!d->w.session)
 		return 0;
-	session_stop(d->session);
-	ret = session_profile(d->session, "growth", d->look[1] ? d->look[1]->res : NULL,
-			      d->look[1] ? d->look[1]->maps : NULL, &d->growth, err);
-	session_stats(d->session, &d->stats);
-	if (ret < 0)
-		return ret;
-	profile_sort(d->growth);
-	d->symbols = symbols_new();
-	if (!d->symbols)
-		return -ENOMEM;
-	if (d->ended.code == EXIT_OK)
-		ret = names_prepare(d, err);
-	if (ret == 0 && d->symbolizer)
-		ret = profile_symbolize(d->growth, d->symbolizer, d->symbols, err);
-	/* names are a help, not the answer: what could be named is there */
-	return ret == -ENOMEM ? ret : 0;
+	ret = watch_growth(&d->w, d->look[1], &d->growth, err);
+	session_stop(d->w.session);
+	session_stats(d->w.session, &d->stats);
+	if (ret == 0)
+		profile_sort(d->growth);
+	return ret;
 }
 
 static bool library_of(void *arg, uint64_t atom, char *buf, size_t size)
@@ -195,13 +124,13 @@ static bool library_of(void *arg, uint64_t atom, char *buf, size_t size)
 	struct doctor *d = arg;
 	char module[1100];
 
-	return d->natives && vm_atom(d->ob->vm, atom, module, sizeof(module)) > 0 &&
-	       natives_library(d->natives, d->ob->images, module, buf, size);
+	return d->natives && vm_atom(d->w.observer->vm, atom, module, sizeof(module)) > 0 &&
+	       natives_library(d->natives, d->w.observer->images, module, buf, size);
 }
 
 static int report(struct doctor *d, FILE *to)
 {
-	struct verdict_input in = { .o = d->ob, .seconds = d->seconds };
+	struct verdict_input in = { .o = d->w.observer, .seconds = d->seconds };
 	struct doctor_text_opts opts = { .unit = d->o.unit, .columns = columns_of(to) };
 	struct verdict *v;
 	int code, ret;
@@ -214,14 +143,14 @@ static int report(struct doctor *d, FILE *to)
 		in.after = (struct verdict_side){ d->look[1], d->ledger[1] };
 	}
 	in.trace.growth = d->growth;
-	in.trace.symbols = d->symbols;
-	in.trace.why_missing = d->no_trace_why[0] ? d->no_trace_why : NULL;
+	in.trace.symbols = d->w.symbols;
+	in.trace.why_missing = d->w.why[0] ? d->w.why : NULL;
 	in.trace.lost = d->stats.lost_records;
 	in.library = library_of;
 	in.library_arg = d;
 	/* without it a finding names the module instead of the library */
-	natives_read(d->ob->vm, &d->natives, NULL);
-	opts.cpu_fraction = d->session ? d->stats.cpu_fraction : -1;
+	natives_read(d->w.observer->vm, &d->natives, NULL);
+	opts.cpu_fraction = d->w.session ? d->stats.cpu_fraction : -1;
 	ret = verdict_make(&in, NULL, &v);
 	if (ret < 0)
 		return ret;
@@ -247,37 +176,32 @@ static int report(struct doctor *d, FILE *to)
 
 static int examine(struct doctor *d, FILE *to, struct error *err)
 {
+	struct watch_opts opts = { .trace = !d->no_trace && !d->still,
+				   .budget = d->budget,
+				   .verbose = d->o.verbose > 0 };
 	int ret;
 
 	say("taking the first ledger");
-	trace_begin(d);
+	ret = watch_open(&d->w, d->o.pid, &opts, err);
+	if (ret < 0)
+		return ret;
 	if (!d->still) {
-		ret = take_look(d, 0, err);
+		ret = watch_look(&d->w, &d->look[0], &d->ledger[0], err);
 		if (ret < 0)
 			return ret;
-		if (d->session) {
-			ret = session_baseline(d->session, d->look[0]->res, d->look[0]->maps, err);
-			if (ret < 0)
-				return ret;
-			names_prepare(d, NULL);
-		}
-		clock_gettime(CLOCK_MONOTONIC, &d->begin);
-		ret = watch(d, &d->ended);
-		if (ret < 0 && d->ended.code != EXIT_GONE) {
-			*err = d->ended;
-			return ret;
-		}
+		ret = watch_with_progress(d, &d->ended);
 	}
-	if (d->ended.code == EXIT_OK) {
+	if (ret == 0) {
 		say("taking the second ledger");
-		ret = take_look(d, 1, &d->ended);
-		if (ret < 0 && (d->still || d->ended.code != EXIT_GONE)) {
-			*err = d->ended;
-			return ret;
-		}
+		ret = watch_look(&d->w, &d->look[1], &d->ledger[1], &d->ended);
+	}
+	/* without a first ledger there is nothing to report */
+	if (ret < 0 && (d->still || d->ended.code != EXIT_GONE)) {
+		*err = d->ended;
+		return ret;
 	}
 	say("reading the stacks");
-	ret = trace_end(d, err);
+	ret = growth_take(d, err);
 	say("");
 	if (ret < 0)
 		return ret;
@@ -290,20 +214,15 @@ static void doctor_free(struct doctor *d)
 {
 	int i;
 
-	if (d->stuck)
-		return;
 	profile_free(d->growth);
-	symbolizer_free(d->symbolizer);
-	symbols_free(d->symbols);
 	natives_free(d->natives);
-	session_close(d->session);
-	code_close(d->code);
+	if (d->w.stuck)
+		return;
+	watch_close(&d->w);
 	for (i = 0; i < 2; i++) {
 		ledger_free(d->ledger[i]);
 		look_free(d->look[i]);
 	}
-	observer_close(d->ob);
-	target_close(d->t);
 }
 
 static int run(int argc, char **argv)
@@ -329,13 +248,7 @@ static int run(int argc, char **argv)
 	to = output_open(&d.o);
 	if (!to)
 		return EXIT_USAGE;
-	ret = target_open(d.o.pid, &d.t, &err);
-	if (ret == 0)
-		ret = observer_open(d.t, &d.ob, &err);
-	if (ret == -ETIMEDOUT)
-		d.stuck = true;
-	if (ret == 0)
-		ret = examine(&d, to, &err);
+	ret = examine(&d, to, &err);
 	if (ret < 0) {
 		say("");
 		ret = command_fail(&err, ret);

@@ -66,6 +66,7 @@ void watch_close(struct watch *w)
 	if (w->stuck)
 		return;
 	session_close(w->session);
+	symbolizer_free(w->early);
 	code_close(w->code);
 	observer_close(w->tracer);
 	target_close(w->traced);
@@ -123,6 +124,7 @@ int watch_look(struct watch *w, struct look **look, struct ledger **ledger, stru
 	if (w->session && !w->based) {
 		w->based = true;
 		session_baseline(w->session, j.look->res, j.look->maps, NULL);
+		symbolizer_new(w->tracer->vm, w->code, w->tracer->images, &w->early, NULL);
 	}
 	return 0;
 }
@@ -181,14 +183,18 @@ int watch_growth(struct watch *w, const struct look *look, struct profile **out,
 	*out = NULL;
 	if (!w->session)
 		return -ENOENT;
-	ret = session_profile(w->session, "growth", look->res, look->maps, out, err);
+	ret = session_profile(w->session, "growth", look ? look->res : NULL,
+			      look ? look->maps : NULL, out, err);
 	if (ret < 0 || !needs_names(w, *out))
 		return ret;
 	/* the looks' own handle has the libraries as of the last look. A name that
 	 * cannot be had leaves an address: no reason to give up what was seen */
-	code_refresh(w->code, NULL);
-	if (symbolizer_new(w->observer->vm, w->code, w->observer->images, &z, NULL) == 0)
-		profile_symbolize(*out, z, w->symbols, NULL);
+	if (look) {
+		code_refresh(w->code, NULL);
+		symbolizer_new(w->observer->vm, w->code, w->observer->images, &z, NULL);
+	}
+	if (z || w->early)
+		profile_symbolize(*out, z ? z : w->early, w->symbols, NULL);
 	symbolizer_free(z);
 	return 0;
 }

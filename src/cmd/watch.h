@@ -24,8 +24,9 @@ struct watch {
 	struct target *traced;
 	struct observer *tracer;
 	struct code *code;
-	bool based; /* growth counts from the first look */
-	bool stuck; /* a read never came back: nothing may be freed */
+	struct symbolizer *early; /* names as of the first look, for when the target is gone */
+	bool based;		  /* growth counts from the first look */
+	bool stuck;		  /* a read never came back: nothing may be freed */
 };
 
 struct watch_opts {
@@ -46,7 +47,8 @@ int watch_look(struct watch *w, struct look **look, struct ledger **ledger, stru
  * -ESRCH, -ESTALE: the target is gone. */
 int watch_wait(struct watch *w, double seconds, struct error *err);
 /* The growth since the first look, as it stood at `look`, with its names put into
- * w->symbols. The caller frees. -ENOENT when nothing is traced. */
+ * w->symbols. `look` NULL: the target is gone, and what was never given back is
+ * taken for growth. The caller frees. -ENOENT when nothing is traced. */
 int watch_growth(struct watch *w, const struct look *look, struct profile **out, struct error *err);
 
 #endif
