@@ -32,7 +32,7 @@ struct vm {
 		char what[48];
 		char result[96];
 		bool ok;
-	} *checks;
+	} * checks;
 	size_t n_checks;
 
 	char **alloc_names; /* [0..n_alloc): "sys_alloc" ...; escaped; from A_A2AD */

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAPPINGS_MAX 1000000
+#define MAPPINGS_MAX  1000000
 #define MAPS_TEXT_MAX (512u << 20)
 
 static bool starts(const char *s, const char *prefix)
@@ -71,8 +71,7 @@ static bool parse_line(char *line, struct mapping *m)
 	m->exec = perms[2] == 'x';
 	m->shared = perms[3] == 's';
 	len = strlen(line + at);
-	if (len >= sizeof(gone) - 1 &&
-	    strcmp(line + at + len - (sizeof(gone) - 1), gone) == 0) {
+	if (len >= sizeof(gone) - 1 && strcmp(line + at + len - (sizeof(gone) - 1), gone) == 0) {
 		line[at + len - (sizeof(gone) - 1)] = '\0';
 		m->deleted = true;
 	}
@@ -151,10 +150,11 @@ int mappings_read(struct target *t, struct mappings **out, struct error *err)
 	if (ret < 0) {
 		free(m);
 		if (ret == -EACCES || ret == -EPERM)
-			return error_set(err, EXIT_DENIED, ret,
-					 "not permitted to read the memory map of process %d; run beamray "
-					 "as root (sudo) or with CAP_SYS_PTRACE",
-					 (int)target_pid(t));
+			return error_set(
+				err, EXIT_DENIED, ret,
+				"not permitted to read the memory map of process %d; run beamray "
+				"as root (sudo) or with CAP_SYS_PTRACE",
+				(int)target_pid(t));
 		return error_set(err, error_exit_code(ret), ret,
 				 "cannot read the memory map of process %d: %s", (int)target_pid(t),
 				 strerror(-ret));
@@ -200,7 +200,8 @@ int mappings_read(struct target *t, struct mappings **out, struct error *err)
 	if (!m->n) {
 		mappings_free(m);
 		return error_set(err, EXIT_GONE, -ESRCH,
-				 "process %d has no memory: it has just exited", (int)target_pid(t));
+				 "process %d has no memory: it has just exited",
+				 (int)target_pid(t));
 	}
 	*out = m;
 	return 0;

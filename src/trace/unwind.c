@@ -39,9 +39,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EH_FRAME_MAX	 (256u << 20) /* bytes of one section */
-#define REMEMBER_MAX	 32
-#define ENTRIES_MAX	 (1u << 24)
+#define EH_FRAME_MAX (256u << 20) /* bytes of one section */
+#define REMEMBER_MAX 32
+#define ENTRIES_MAX  (1u << 24)
 
 /* DWARF's numbers of the x86-64 registers (psABI, figure 3.36). */
 enum { DW_RBX = 3, DW_RBP = 6, DW_RSP = 7, DW_R12 = 12, DW_R13 = 13, DW_RA = 16 };

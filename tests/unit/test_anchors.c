@@ -202,8 +202,9 @@ static void banners(void **state)
 {
 	struct vm_banner b;
 
-	assert_int_equal(
-		banner_of("Erlang/OTP 27%s [erts-15.2.7] [source] [64-bit] [jit:ns%s]", &b), 0);
+	assert_int_equal(banner_of("Erlang/OTP 27%s [erts-15.2.7] [source] [64-bit] [jit:ns%s]",
+				   &b),
+			 0);
 	assert_string_equal(b.release, "27");
 	assert_string_equal(b.erts, "15.2.7");
 	assert_true(b.jit);
