@@ -88,18 +88,6 @@ bool code_jit_extent(const struct code_candidate *k, uint64_t *start, uint64_t *
 	return *start && *end > *start;
 }
 
-/* A link back that does not fit: either entries moved while we went on, or two
- * threads of the VM had put entries in front at the same time (measured on OTP
- * 25.2: about one node in forty, for good; the next links are whole then). It is
- * the latter when the entry before still leads here. */
-static int prev_is_stale(struct vm *vm, uint64_t before, uint64_t addr)
-{
-	struct entry e;
-	int ret = torn(vm_read(vm, before, &e, sizeof(e)));
-
-	return ret ? ret : e.next == addr ? 0 : -EAGAIN;
-}
-
 int code_jit_list(struct vm *vm, uint64_t descriptor, const struct code_module *known, bool *met,
 		  struct code_candidates *out)
 {
@@ -130,15 +118,11 @@ int code_jit_list(struct vm *vm, uint64_t descriptor, const struct code_module *
 		ret = torn(vm_read(vm, addr, &e, sizeof(e)));
 		if (ret)
 			goto fail;
-		if (e.next == addr || !e.symfile || e.size < 16 || e.size > CODE_SYMFILE_MAX) {
+		/* The first one's prev is not always reset when entries go. */
+		if ((before && e.prev != before) || e.next == addr || !e.symfile || e.size < 16 ||
+		    e.size > CODE_SYMFILE_MAX) {
 			ret = -EAGAIN;
 			goto fail;
-		}
-		/* The first one's prev is not always reset when entries go. */
-		if (before && e.prev != before) {
-			ret = prev_is_stale(vm, before, addr);
-			if (ret)
-				goto fail;
 		}
 		if (out->n == allocated) {
 			size_t more = allocated ? allocated * 2 : 256;
