@@ -103,6 +103,9 @@ int watch_look(struct watch *w, struct look **look, struct ledger **ledger, stru
 
 	*look = NULL;
 	*ledger = NULL;
+	/* what the target gives back from here on belongs to the next look */
+	if (w->session && w->based)
+		session_freeze(w->session);
 	if (pthread_create(&thread, NULL, look_run, &j) != 0)
 		return -ENOMEM;
 	/* what goes wrong with the target here, the look says better */
