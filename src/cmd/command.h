@@ -43,6 +43,11 @@ struct option_own {
 	void *to;
 };
 
+/* `take` of a switch (`to`: bool, NULL for one that changes nothing) and of
+ * --budget (`to`: double, share of one core). */
+int option_flag(void *to, const char *arg, struct error *err);
+int option_budget(void *to, const char *arg, struct error *err);
+
 /* Parses argv. Returns -1 to go on, or an exit code (after --help, or after a
  * wrong option, with the sentence printed). `own` ends with a NULL name; rest
  * gets the index of the first argument that is no option. */
@@ -63,6 +68,8 @@ bool output_close(const struct options *o, FILE *f);
  * early and still reports. */
 extern volatile sig_atomic_t interrupted;
 void interrupts_catch(void);
+/* CLOCK_MONOTONIC in seconds. */
+double seconds_now(void);
 /* Sleeps; returns early when interrupted. */
 void sleep_s(double seconds);
 /* Width of the terminal behind `f`, 80 if it is none. */

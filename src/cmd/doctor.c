@@ -52,38 +52,10 @@ struct doctor {
 	struct error ended; /* the target ended while it was watched */
 };
 
-static int take_flag(void *to, const char *arg, struct error *err)
-{
-	(void)arg;
-	(void)err;
-	*(bool *)to = true;
-	return 0;
-}
-
-static int take_budget(void *to, const char *arg, struct error *err)
-{
-	char *end;
-	double v = strtod(arg, &end);
-
-	if (end == arg || (*end && strcmp(end, "%") != 0) || !(v > 0) || v > 100)
-		return error_set(err, EXIT_USAGE, -EINVAL,
-				 "--budget is a percentage of one core, such as 1 or 0.5");
-	*(double *)to = v / 100;
-	return 0;
-}
-
 static void say(const char *text)
 {
 	if (isatty(STDERR_FILENO))
 		fprintf(stderr, "\r\033[K%s", text);
-}
-
-static double seconds_now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 static int watch_with_progress(struct doctor *d, struct error *err)
@@ -230,9 +202,9 @@ static int run(int argc, char **argv)
 	struct doctor d = { .budget = 0.01 };
 	struct error err = { 0 };
 	const struct option_own own[] = {
-		{ "no-uprobes", false, take_flag, &d.no_trace },
-		{ "still", false, take_flag, &d.still },
-		{ "budget", true, take_budget, &d.budget },
+		{ "no-uprobes", false, option_flag, &d.no_trace },
+		{ "still", false, option_flag, &d.still },
+		{ "budget", true, option_budget, &d.budget },
 		{ NULL, false, NULL, NULL },
 	};
 	int ret = options_parse(argc, argv, &cmd_doctor, &d.o, own, NULL);

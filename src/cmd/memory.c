@@ -35,14 +35,6 @@ struct run {
 	FILE *to;
 };
 
-static int take_flag(void *to, const char *arg, struct error *err)
-{
-	(void)arg;
-	(void)err;
-	*(bool *)to = true;
-	return 0;
-}
-
 static int print_json(FILE *to, const struct observer *ob, const struct look *l,
 		      const struct ledger *g)
 {
@@ -106,8 +98,8 @@ static int run(int argc, char **argv)
 	struct run r = { 0 };
 	struct error err = { 0 };
 	const struct option_own own[] = {
-		{ "quick", false, take_flag, &r.look.quick },
-		{ "rollup", false, take_flag, &r.look.rollup },
+		{ "quick", false, option_flag, &r.look.quick },
+		{ "rollup", false, option_flag, &r.look.rollup },
 		{ NULL, false, NULL, NULL },
 	};
 	struct target *t = NULL;

@@ -157,6 +157,27 @@ int options_parse(int argc, char **argv, const struct command *cmd, struct optio
 	return -1;
 }
 
+int option_flag(void *to, const char *arg, struct error *err)
+{
+	(void)arg;
+	(void)err;
+	if (to)
+		*(bool *)to = true;
+	return 0;
+}
+
+int option_budget(void *to, const char *arg, struct error *err)
+{
+	char *end;
+	double v = strtod(arg, &end);
+
+	if (end == arg || (*end && strcmp(end, "%") != 0) || !(v > 0) || v > 100)
+		return error_set(err, EXIT_USAGE, -EINVAL,
+				 "--budget is a percentage of one core, such as 1 or 0.5");
+	*(double *)to = v / 100;
+	return 0;
+}
+
 int command_fail(const struct error *err, int ret)
 {
 	fprintf(stderr, "beamray: %s\n", err->text[0] ? err->text : strerror(-ret));
@@ -204,6 +225,14 @@ void interrupts_catch(void)
 
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);
+}
+
+double seconds_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 void sleep_s(double seconds)

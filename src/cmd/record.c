@@ -57,40 +57,11 @@ struct record {
 	bool incomplete, terminal;
 };
 
-static int take_flag(void *to, const char *arg, struct error *err)
-{
-	(void)arg;
-	(void)err;
-	if (to)
-		*(bool *)to = true;
-	return 0;
-}
-
-static int take_budget(void *to, const char *arg, struct error *err)
-{
-	char *end;
-	double v = strtod(arg, &end);
-
-	if (end == arg || (*end && strcmp(end, "%") != 0) || !(v > 0) || v > 100)
-		return error_set(err, EXIT_USAGE, -EINVAL,
-				 "--budget is a percentage of one core, such as 1 or 0.5");
-	*(double *)to = v / 100;
-	return 0;
-}
-
 static int take_later(void *to, const char *arg, struct error *err)
 {
 	(void)arg;
 	return error_set(err, EXIT_USAGE, -EINVAL,
 			 "--%s cannot be recorded by this version, --growth can", (const char *)to);
-}
-
-static double seconds_now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 static void progress(const struct record *c, bool looking)
@@ -412,9 +383,9 @@ static int run(int argc, char **argv)
 {
 	struct record c = { 0 };
 	const struct option_own own[] = {
-		{ "growth", false, take_flag, NULL },
-		{ "no-uprobes", false, take_flag, &c.no_uprobes },
-		{ "budget", true, take_budget, &c.budget },
+		{ "growth", false, option_flag, NULL },
+		{ "no-uprobes", false, option_flag, &c.no_uprobes },
+		{ "budget", true, option_budget, &c.budget },
 		{ "cpu", false, take_later, "cpu" },
 		{ "gc", false, take_later, "gc" },
 		{ "carriers", false, take_later, "carriers" },

@@ -51,14 +51,6 @@ struct report {
 	struct error no_profile;
 };
 
-static int take_flag(void *to, const char *arg, struct error *err)
-{
-	(void)arg;
-	(void)err;
-	*(bool *)to = true;
-	return 0;
-}
-
 static int take_text(void *to, const char *arg, struct error *err)
 {
 	(void)err;
@@ -207,7 +199,7 @@ static int run(int argc, char **argv)
 		{ "kind", true, take_text, &p.kind },
 		{ "process", true, take_text, &p.filter.process },
 		{ "library", true, take_text, &p.filter.library },
-		{ "invert", false, take_flag, &p.filter.invert },
+		{ "invert", false, option_flag, &p.filter.invert },
 		{ NULL, false, NULL, NULL },
 	};
 	struct error err = { 0 };

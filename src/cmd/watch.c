@@ -132,14 +132,6 @@ int watch_look(struct watch *w, struct look **look, struct ledger **ledger, stru
 	return 0;
 }
 
-static double seconds_now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 int watch_wait(struct watch *w, double seconds, struct error *err)
 {
 	double until = seconds_now() + seconds, left;

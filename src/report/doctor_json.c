@@ -3,44 +3,21 @@
 
 #include <string.h>
 
+#include "report/frame_text.h"
 #include "report/memory.h"
-
-static json_t *frame_json(const struct verdict_input *in, const struct profile_stack *stack,
-			  size_t i)
-{
-	const struct symbol *s = symbols_find(in->trace.symbols, stack, i);
-	const struct frame *f = &stack->frames[i];
-	char line[512];
-
-	if (f->kind == FRAME_REPEAT)
-		snprintf(line, sizeof(line), "(repeats %llu)", (unsigned long long)f->addr);
-	else if (f->kind == FRAME_CUT)
-		snprintf(line, sizeof(line), "(cut)");
-	else if (f->kind == FRAME_JOINED)
-		snprintf(line, sizeof(line), "(joined)");
-	else if (s && s->name && (s->kind == FRAME_ERLANG || s->kind == FRAME_GLUE))
-		snprintf(line, sizeof(line), "%s", s->name);
-	else if (s && s->name && s->kind == FRAME_KERNEL)
-		snprintf(line, sizeof(line), "%s_[k]", s->name);
-	else if (s && s->name)
-		snprintf(line, sizeof(line), "%s [%s]", s->name, s->module ? s->module : "?");
-	else if (s && s->module)
-		snprintf(line, sizeof(line), "%s+0x%llx", s->module, (unsigned long long)s->offset);
-	else
-		snprintf(line, sizeof(line), "0x%llx", (unsigned long long)f->addr);
-	return json_string(line);
-}
 
 static json_t *stack_json(const struct verdict_input *in, const struct profile_stack *s)
 {
 	json_t *j = json_object(), *frames = json_array();
+	char line[512];
 	size_t i;
 
 	json_object_set_new(j, "weight", json_integer(s->weight));
 	json_object_set_new(j, "label", s->label ? json_string(s->label) : json_null());
 	json_object_set_new(j, "complete", json_boolean(s->complete));
 	for (i = 0; i < s->n; i++)
-		json_array_append_new(frames, frame_json(in, s, i));
+		json_array_append_new(frames, json_string(frame_text(line, sizeof(line),
+								     in->trace.symbols, s, i)));
 	json_object_set_new(j, "frames", frames);
 	return j;
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "report/frame_text.h"
 #include "report/paragraph.h"
 
 struct page {
@@ -93,33 +94,9 @@ static void evidence_print(const struct page *p, const struct evidence *e)
 		strcmp(e->unit, "bytes") == 0 && e->value >= 0 ? v + 1 : v, e->what);
 }
 
-static void frame_print(const struct page *p, const struct profile_stack *stack, size_t i)
-{
-	const struct symbol *s = symbols_find(p->in->trace.symbols, stack, i);
-	const struct frame *f = &stack->frames[i];
-	char line[256];
-
-	if (f->kind == FRAME_REPEAT)
-		snprintf(line, sizeof(line), "(the frames before, %llu times more)",
-			 (unsigned long long)f->addr);
-	else if (f->kind == FRAME_CUT)
-		snprintf(line, sizeof(line), "(cut: the rest could not be walked)");
-	else if (f->kind == FRAME_JOINED)
-		snprintf(line, sizeof(line), "(on behalf of the process)");
-	else if (s && s->name && (s->kind == FRAME_ERLANG || s->kind == FRAME_GLUE))
-		snprintf(line, sizeof(line), "%s", s->name);
-	else if (s && s->name)
-		snprintf(line, sizeof(line), "%s [%s]", s->name, s->module ? s->module : "?");
-	else if (s && s->module)
-		snprintf(line, sizeof(line), "%s+0x%llx", s->module, (unsigned long long)s->offset);
-	else
-		snprintf(line, sizeof(line), "0x%llx", (unsigned long long)f->addr);
-	fprintf(p->to, "        %.*s\n", (int)p->opts->columns - 8, line);
-}
-
 static void stack_print(const struct page *p, const struct profile_stack *s)
 {
-	char a[32];
+	char a[32], line[256];
 	size_t i, most = 14;
 
 	fprintf(p->to, "\n    %s through",
@@ -128,7 +105,8 @@ static void stack_print(const struct page *p, const struct profile_stack *s)
 		fprintf(p->to, " %.50s", s->label);
 	fputc('\n', p->to);
 	for (i = 0; i < s->n && i < most; i++)
-		frame_print(p, s, i);
+		fprintf(p->to, "        %.*s\n", (int)p->opts->columns - 8,
+			frame_text(line, sizeof(line), p->in->trace.symbols, s, i));
 	if (s->n > most)
 		fprintf(p->to, "        (%zu more)\n", s->n - most);
 }
