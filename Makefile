@@ -211,7 +211,7 @@ $(B)/tests/bench/readv: $(B)/tests/bench/readv.o
 
 # clang-tidy looks at what changed since origin/main; LINT_ALL=1 at everything.
 lint: $(SKEL)
-	@LINT_FLAGS='-std=gnu11 -D_GNU_SOURCE -DBEAMRAY_VERSION="" -Isrc -Ibpf -Itests/unit -I$(B)/bpf $(PKG_CFLAGS)' \
+	@LINT_FLAGS='-std=gnu11 -D_GNU_SOURCE -DBEAMRAY_VERSION="" -Isrc -Ibpf -Itests/unit -isystem $(B)/bpf $(PKG_CFLAGS)' \
 		tools/lint.sh $(if $(LINT_ALL),--all)
 
 # Hand-written C laid out by clang-format; generated tables are not.

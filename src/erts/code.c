@@ -450,9 +450,9 @@ static int refresh_once(struct code *c, bool last_try)
 	fresh = calloc(n + 1, sizeof(struct code_module *));
 	skip = calloc(n + 1, sizeof(*skip));
 	ret = known && fresh && skip ? 0 : -ENOMEM;
-	if (!ret && met)
+	if (!ret && met && c->n_listed)
 		memcpy(known + k.n, c->listed, c->n_listed * sizeof(struct code_module *));
-	else if (!ret)
+	else if (!ret && !met)
 		ret = match(c, &k, known);
 	if (!ret && only_grows(c) && !met)
 		ret = skip_overwritten(&k, skip);

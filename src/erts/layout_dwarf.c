@@ -143,6 +143,8 @@ static void wanted_sort(struct wanted *list, size_t *count)
 {
 	size_t kept = 0;
 
+	if (!*count)
+		return;
 	qsort(list, *count, sizeof(*list), wanted_compare);
 	for (size_t i = 0; i < *count; i++) {
 		if (kept && wanted_compare(&list[kept - 1], &list[i]) == 0)

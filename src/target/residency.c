@@ -66,12 +66,14 @@ struct scan_arg {
 #define SCAN_SWAPPED (1 << 4)
 #define SCAN_PFNZERO (1 << 5)
 #define SCAN_HUGE    (1 << 6)
+#define SCAN_GUARD   (1 << 8) /* Linux 6.15: guard pages, which otherwise look swapped */
 #define SCAN_REGIONS 2048
 
 /* Documentation/admin-guide/mm/pagemap.rst */
 #define PM_PRESENT    (1ULL << 63)
 #define PM_SWAPPED    (1ULL << 62)
 #define PM_FILE	      (1ULL << 61)
+#define PM_GUARD      (1ULL << 58) /* Linux 6.15 */
 #define PM_EXCLUSIVE  (1ULL << 56)
 #define PM_PFN	      ((1ULL << 55) - 1)
 #define KPF_ZERO_PAGE 24
@@ -82,6 +84,7 @@ struct pass {
 	struct residency *r;
 	int pagemap, kpageflags; /* file descriptors, -1 if not to be had */
 	uint64_t zero_pfn;	 /* 0: not known */
+	uint64_t scan_guard;	 /* SCAN_GUARD where the kernel knows it */
 	uint64_t huge_zero_pfn;	 /* first frame of the huge zero page, 0: not seen yet */
 };
 
@@ -209,7 +212,7 @@ static int pass_scan(struct pass *p, uint64_t start, uint64_t end)
 			.vec_len = SCAN_REGIONS,
 			.category_anyof_mask = SCAN_PRESENT | SCAN_SWAPPED,
 			.return_mask = SCAN_PRESENT | SCAN_SWAPPED | SCAN_PFNZERO | SCAN_HUGE |
-				       SCAN_FILE,
+				       SCAN_FILE | p->scan_guard,
 		};
 		int n, i, e, ret = target_call_begin(p->t);
 
@@ -227,7 +230,7 @@ static int pass_scan(struct pass *p, uint64_t start, uint64_t end)
 
 			if (g->start < start || g->end > stop || g->end <= g->start)
 				continue;
-			if (g->categories & SCAN_SWAPPED)
+			if (g->categories & SCAN_SWAPPED && !(g->categories & SCAN_GUARD))
 				p->r->swapped_pages += (g->end - g->start) / TARGET_PAGE;
 			if (!(g->categories & SCAN_PRESENT))
 				continue;
@@ -268,7 +271,7 @@ static int pass_words(struct pass *p, uint64_t start, uint64_t end)
 			bool present = i < (size_t)n && v[i] & PM_PRESENT;
 			int ret;
 
-			if (i < (size_t)n && v[i] & PM_SWAPPED && !present)
+			if (i < (size_t)n && v[i] & PM_SWAPPED && !(v[i] & PM_GUARD) && !present)
 				p->r->swapped_pages++;
 			if (present && !(v[i] & (PM_EXCLUSIVE | PM_FILE)) && v[i] & PM_PFN &&
 			    ((v[i] & PM_PFN) == p->zero_pfn ||
@@ -334,6 +337,11 @@ static int pass_all(struct pass *p, const struct mappings *m, struct error *err)
 			continue;
 		}
 		ret = pass(p, m->v[i].start, m->v[i].end);
+		if (pass == pass_scan && ret == -EINVAL && p->scan_guard) {
+			/* before 6.15 that category is not known */
+			p->scan_guard = 0;
+			ret = pass(p, m->v[i].start, m->v[i].end);
+		}
 		if (pass == pass_scan && (ret == -ENOTTY || ret == -EINVAL)) {
 			/* a kernel before 6.7 */
 			pass = pass_words;
@@ -354,7 +362,9 @@ int residency_take(struct target *t, const struct mappings *m, struct residency 
 		   struct error *err)
 {
 	struct residency *r = calloc(1, sizeof(*r));
-	struct pass p = { .t = t, .r = r, .pagemap = -1, .kpageflags = -1 };
+	struct pass p = {
+		.t = t, .r = r, .pagemap = -1, .kpageflags = -1, .scan_guard = SCAN_GUARD
+	};
 	int ret = 0;
 	size_t i;
 

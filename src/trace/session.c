@@ -738,12 +738,12 @@ static int profile_growth(struct session *s, const struct residency *closing,
 		session_freeze(s);
 	if (!closing && !target_state(s, NULL)) {
 		ret = picture(s, &own, &own_maps, NULL);
-		if (ret && !target_state(s, NULL)) {
+		/* a process that dies has no memory for a while before it has ended */
+		if (ret && ret != -ESRCH && !target_state(s, NULL)) {
 			thaw(s);
 			return picture(s, &own, &own_maps, err);
 		}
-		ret = 0; /* ended meanwhile: without a picture then */
-		closing = own;
+		closing = own; /* NULL if it ended meanwhile: without a picture then */
 		maps = own_maps;
 	}
 	if (!s->stopped) {
@@ -775,7 +775,7 @@ int session_profile(struct session *s, const char *kind, const struct residency 
 
 	*out = NULL;
 	growth = !strcmp(kind, "growth");
-	if (growth ? !(s->probes & SESSION_GROWTH) : strcmp(kind, "cpu") || !s->samples)
+	if (growth ? !(s->probes & SESSION_GROWTH) : strcmp(kind, "cpu") != 0 || !s->samples)
 		return -ENOENT;
 	p = profile_new(kind, growth ? "bytes" : "samples");
 	if (!p)

@@ -451,7 +451,6 @@ static int program_run(struct unwind *u, const struct cie *c, struct state *s, s
 	while (r.p < r.end && !r.bad) {
 		uint8_t op = (uint8_t)read_bytes(&r, 1);
 
-		step = 0;
 		switch (op & 0xc0) {
 		case DW_CFA_advance_loc:
 			step = op & 0x3f;
