@@ -458,7 +458,8 @@ static void pprof_adds_up(void **state)
 	struct made m;
 	struct profile_report *r;
 	struct wire all, part, sub, packed;
-	uint64_t v = 0, strings = 0, functions = 0, locations = 0, mappings = 0, samples = 0, types = 0;
+	uint64_t v = 0, strings = 0, functions = 0, locations = 0, mappings = 0, samples = 0,
+		 types = 0;
 	int64_t sum = 0, time = 0;
 	unsigned number, inner;
 	unsigned char *raw;

@@ -668,7 +668,7 @@ static size_t debug_extents(const char *image, size_t size, size_t extents[][2],
 static void test_dwarf_damaged(void **state)
 {
 	const struct fixture *fixture = *state;
-	size_t extents[16][2];
+	size_t extents[16][2] = { { 0 } };
 	size_t extents_count;
 	struct stat status;
 	char path[128];
