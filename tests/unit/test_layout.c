@@ -668,7 +668,7 @@ static size_t debug_extents(const char *image, size_t size, size_t extents[][2],
 static void test_dwarf_damaged(void **state)
 {
 	const struct fixture *fixture = *state;
-	size_t extents[16][2] = { { 0 } };
+	size_t extents[16][2];
 	size_t extents_count;
 	struct stat status;
 	char path[128];
@@ -705,10 +705,11 @@ static void test_dwarf_damaged(void **state)
 				size_t *extent;
 
 				random = random * 1103515245u + 12345u;
-				extent = extents[(random >> 16) %
-						 (extents_count ? extents_count : 1)];
+				if (!extents_count)
+					break; /* asserted above */
+				extent = extents[(random >> 16) % extents_count];
 				random = random * 1103515245u + 12345u;
-				size_t at = extent[0] + (random >> 8) % extent[1];
+				size_t at = extent[0] + (random >> 8) % (extent[1] ? extent[1] : 1);
 				random = random * 1103515245u + 12345u;
 				image[at] = (char)(random >> 16);
 			}
