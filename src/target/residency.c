@@ -123,7 +123,6 @@ static int mark(struct residency *r, uint64_t start, uint64_t end)
 			return ret;
 		page = (start & (CHUNK_BYTES - 1)) / TARGET_PAGE;
 		last = page + (stop - start) / TARGET_PAGE;
-		r->pages += last - page;
 		while (page < last) {
 			uint64_t n = 64 - page % 64;
 			uint64_t mask;
@@ -131,6 +130,9 @@ static int mark(struct residency *r, uint64_t start, uint64_t end)
 			if (n > last - page)
 				n = last - page;
 			mask = (n == 64 ? ~0ULL : (1ULL << n) - 1) << page % 64;
+			/* the kernel may tell of a page twice, when a run ends where its
+			 * answer was full or the mapping moved: count it once */
+			r->pages += (uint64_t)__builtin_popcountll(mask & ~c->bits[page / 64]);
 			c->bits[page / 64] |= mask;
 			page += n;
 		}

@@ -233,8 +233,11 @@ ssize_t target_proc_read(const struct target *t, const char *name, size_t max, c
 	return n;
 }
 
-/* Field 22 of /proc/PID/stat, and the state letter. The command name in field
- * 2 may hold anything, so fields are counted from the last ')'. */
+#define PF_KTHREAD 0x00200000UL /* include/linux/sched.h */
+
+/* Of /proc/PID/stat: field 22, and the state letter, 'K' for a kernel thread. The
+ * command name in field 2 may hold anything, so fields are counted from the last
+ * ')'. */
 static int stat_read(const struct target *t, uint64_t *start_ticks, char *state)
 {
 	char *text, *p, *save = NULL;
@@ -251,6 +254,8 @@ static int stat_read(const struct target *t, uint64_t *start_ticks, char *state)
 	for (p = strtok_r(p + 2, " ", &save); p && field < 22; p = strtok_r(NULL, " ", &save)) {
 		if (field == 3)
 			*state = p[0];
+		if (field == 9 && strtoul(p, NULL, 10) & PF_KTHREAD)
+			*state = 'K';
 		field++;
 	}
 	*start_ticks = p ? strtoull(p, NULL, 10) : 0;
@@ -311,9 +316,7 @@ static int exe_read(struct target *t, struct error *err)
 	unsigned i;
 
 	if (fd == -ENOENT)
-		return error_set(err, EXIT_UNSUPPORTED, -ENOTSUP,
-				 "process %d has no executable: it is a kernel thread",
-				 (int)t->pid);
+		return error_set(err, EXIT_GONE, -ESRCH, "process %d has just exited", (int)t->pid);
 	if (fd < 0)
 		return fd;
 	n = pread(fd, &eh, sizeof(eh), 0);
@@ -382,6 +385,11 @@ int target_open(pid_t pid, struct target **out, struct error *err)
 			(int)pid);
 		goto fail;
 	}
+	if (state == 'K') {
+		ret = error_set(err, EXIT_UNSUPPORTED, -ENOTSUP,
+				"process %d has no executable: it is a kernel thread", (int)pid);
+		goto fail;
+	}
 	if (state == 'Z' || state == 'X') {
 		ret = error_set(err, EXIT_GONE, -ESRCH,
 				"process %d is a zombie: it has exited and holds no memory any more",
@@ -396,9 +404,6 @@ int target_open(pid_t pid, struct target **out, struct error *err)
 				  "not permitted to look at process %d; run beamray as root (sudo) or "
 				  "with CAP_SYS_PTRACE",
 				  (int)pid);
-		else if (ret == -ENOENT)
-			error_set(err, EXIT_UNSUPPORTED, ret = -ENOTSUP,
-				  "process %d has no executable: it is a kernel thread", (int)pid);
 		else
 			error_set(err, EXIT_GONE, ret = -ESRCH, "process %d has just exited",
 				  (int)pid);

@@ -284,6 +284,66 @@ static void residency_equals_smaps(void **state)
 	close(hold[1]);
 }
 
+/* Resident memory in more pieces than one PAGEMAP_SCAN call can tell of, some of
+ * it huge pages where the kernel gives them: nothing is left out or counted twice. */
+static void residency_of_many_pieces(void **state)
+{
+	struct error err = { 0 };
+	struct target *t;
+	struct mappings *m;
+	struct residency *r;
+	int up[2], hold[2];
+	uint64_t sum = 0;
+	size_t i, pieces;
+	char c;
+
+	(void)state;
+	for (pieces = 2000; pieces < 2100; pieces += 7) {
+		pid_t pid;
+
+		assert_int_equal(pipe(up), 0);
+		assert_int_equal(pipe(hold), 0);
+		pid = fork();
+		if (!pid) {
+			size_t size = 64 * MB;
+
+			alarm(30); /* a failed assertion above must not leave it behind */
+			close(STDOUT_FILENO);
+			close(STDERR_FILENO);
+			char *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+			madvise(p, size / 2, MADV_NOHUGEPAGE);
+			madvise(p + size / 2, size / 2, MADV_HUGEPAGE);
+			for (i = 0; i < pieces; i++)
+				p[i * 8192] = 1;
+			memset(p + size / 2, 1, size / 2);
+			madvise(p + size - 3 * MB, 4096, MADV_DONTNEED);
+			if (write(up[1], "x", 1) != 1 || read(hold[0], &c, 1) < 0)
+				_exit(1);
+			_exit(0);
+		}
+		assert_int_equal(read(up[0], &c, 1), 1);
+		assert_int_equal(target_open(pid, &t, &err), 0);
+		assert_int_equal(mappings_read(t, &m, &err), 0);
+		assert_int_equal(residency_take(t, m, &r, &err), 0);
+		for (sum = 0, i = 0; i < m->n; i++)
+			sum += residency_bytes(r, m->v[i].start, m->v[i].end);
+		assert_int_equal(sum, residency_total(r));
+		if (residency_method(r) != ZERO_PAGES_COUNTED)
+			assert_int_equal(residency_total(r), smaps_rss(pid));
+		residency_free(r);
+		mappings_free(m);
+		target_close(t);
+		assert_int_equal(write(hold[1], "x", 1), 1);
+		waitpid(pid, NULL, 0);
+		close(up[0]);
+		close(up[1]);
+		close(hold[0]);
+		close(hold[1]);
+	}
+}
+
 static void mappings_are_found(void **state)
 {
 	struct error err = { 0 };
@@ -377,6 +437,7 @@ int main(void)
 		cmocka_unit_test(identity_notices_exec_and_exit),
 		cmocka_unit_test(kernel_threads_are_refused),
 		cmocka_unit_test(residency_equals_smaps),
+		cmocka_unit_test(residency_of_many_pieces),
 		cmocka_unit_test(mappings_are_found),
 		cmocka_unit_test(guard_gives_up_on_a_stuck_call),
 		cmocka_unit_test(buffers_behave_like_memory),
