@@ -163,7 +163,6 @@ static int check_target(struct answers *a, pid_t pid, struct error *err)
 {
 	struct target *t = NULL;
 	struct observer *ob = NULL;
-	struct look_opts opts = { .quick = true };
 	struct look *l = NULL;
 	int ret = target_open(pid, &t, err);
 
@@ -184,7 +183,7 @@ static int check_target(struct answers *a, pid_t pid, struct error *err)
 		return ret;
 	}
 	check_vm(a, ob);
-	ret = look_take(ob, &opts, &l, err);
+	ret = look_take(ob, NULL, &l, err);
 	if (ret == 0) {
 		answer(a, "vm", "segment cache", l->ranges->mseg_known, "%s",
 		       l->ranges->mseg_known ? "found: memory of nobody is known to be native"

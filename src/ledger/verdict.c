@@ -144,7 +144,6 @@ static void growth_set(struct judge *j, struct finding *f, int64_t bytes)
 {
 	f->grew_bytes = bytes > 0 ? (uint64_t)bytes : 0;
 	f->bytes_per_s = j->seconds > 0 ? (double)f->grew_bytes / j->seconds : 0;
-	f->still_grows = f->grew_bytes > 0;
 }
 
 /* Who is to blame for a stack ------------------------------------------------ */
@@ -708,8 +707,6 @@ int verdict_make(const struct verdict_input *in, const struct verdict_opts *opts
 	}
 	j.rss = in->after.ledger->rss;
 	j.seconds = in->seconds;
-	if (in->before.ledger && j.rss > in->before.ledger->rss)
-		j.v->node_grew = j.rss - in->before.ledger->rss;
 
 	rule_native_growth(&j);
 	rule_tagged_growth(&j); /* before rule_vm_data, which leaves its bytes out */

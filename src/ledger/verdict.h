@@ -40,7 +40,6 @@ struct finding {
 	uint64_t bytes;	     /* resident bytes that it explains at the end */
 	uint64_t grew_bytes; /* what of it came during the watch */
 	double bytes_per_s;
-	bool still_grows;
 	enum confidence confidence;
 	char why[256]; /* the reason for the confidence */
 	struct evidence evidence[FINDING_EVIDENCE];
@@ -54,7 +53,6 @@ struct finding {
 struct verdict {
 	struct finding *v; /* largest first; at least one */
 	size_t n;
-	uint64_t node_grew; /* by how much the resident set grew, 0 in a still image */
 };
 
 /* Thresholds: a finding needs the floor and the ratio. Ratios are of RSS. */

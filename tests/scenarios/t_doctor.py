@@ -70,6 +70,13 @@ def main():
                     tap.equal("%s: %s adds up" % (label, side),
                               sum(row["bytes"] for row in answer[side]["ledger"]),
                               answer[side]["os"]["rss"])
+                said = subprocess.run([PROGRAM, "check", "-p", str(node.pid), "--json"],
+                                      capture_output=True, text=True, check=False)
+                found = {a["what"]: a for a in json.loads(said.stdout)["answers"]}
+                tap.ok("%s: check finds the segment cache and carriers" % label,
+                       found["segment cache"]["ok"]
+                       and " 0 carriers" not in found["statistics"]["why"],
+                       [found["segment cache"], found["statistics"]])
                 check_leak(tap, node, label + " mmap", "nif leak_mmap 40 65536",
                            truth_of(node, "mmap", "bytes"), "mmap", symbol="leak_mmap")
                 check_leak(tap, node, label + " enif_alloc", "nif leak_enif 800 1000",
