@@ -44,14 +44,14 @@ _beamray()
 		mapfile -t COMPREPLY < <(compgen -W "growth" -- "$cur")
 		return
 		;;
-	-d | --duration | -i | --interval | -c | --count | --budget | --process | --library)
+	-d | --duration | -i | --interval | -c | --count | -n | --rows | --sort | --window | --budget | --process | --library)
 		return
 		;;
 	esac
 
 	local options='-h --help -V --version'
 	case $command in
-	'') options="doctor memory record report diff check $options" ;;
+	'') options="doctor memory record report diff list check $options" ;;
 	memory) options="-p --pid --json -i --interval -c --count --unit --quick -o --output -v --verbose -h --help" ;;
 	doctor) options="-p --pid -d --duration --json --no-uprobes --still --budget --unit -o --output -v --verbose -h --help" ;;
 	record) options="-p --pid -o --output -d --duration -i --interval --growth --no-uprobes --budget -v --verbose -h --help" ;;
@@ -63,6 +63,8 @@ _beamray()
 		options="--json --kind --unit -o --output -v --verbose -h --help"
 		[[ $cur == -* ]] || compopt -o default
 		;;
+	list)
+		options="memory -p --pid --json -n --rows --sort --unit -o --output -h --help" ;;
 	check) options="-p --pid --json -o --output -v --verbose -h --help" ;;
 	*) return ;;
 	esac

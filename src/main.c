@@ -6,7 +6,8 @@
 #include "target/escape.h"
 
 static const struct command *const commands[] = { &cmd_doctor, &cmd_memory, &cmd_record,
-						  &cmd_report, &cmd_diff,   &cmd_check };
+						  &cmd_report, &cmd_diff,   &cmd_list,
+						  &cmd_check };
 #define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
 static void help(FILE *to)

@@ -21,7 +21,8 @@ struct command {
 	int (*run)(int argc, char **argv);
 };
 
-extern const struct command cmd_memory, cmd_check, cmd_doctor, cmd_record, cmd_report, cmd_diff;
+extern const struct command cmd_memory, cmd_check, cmd_doctor, cmd_record, cmd_report, cmd_diff,
+	cmd_list;
 
 /* What every command understands; a command's own options come through `own`. */
 struct options {
@@ -36,16 +37,22 @@ struct options {
 };
 
 struct option_own {
-	const char *name; /* long name, without dashes */
+	const char *name; /* without dashes; one letter is a short option (-n) */
 	bool has_arg;
 	/* Returns 0, or -EINVAL with the sentence in err. */
 	int (*take)(void *to, const char *arg, struct error *err);
 	void *to;
 };
 
-/* `take` of a switch (`to`: bool, NULL for one that changes nothing) and of
- * --budget (`to`: double, share of one core). */
+/* `take` of a switch (`to`: bool, NULL for one that changes nothing). */
 int option_flag(void *to, const char *arg, struct error *err);
+/* `take` of an option that takes a text (`to`: const char *, borrowed) or a whole
+ * number above 0 (`to`: size_t). */
+int option_text(void *to, const char *arg, struct error *err);
+int option_number(void *to, const char *arg, struct error *err);
+/* `take` of a time such as 2s or 500ms (`to`: double, seconds) and of --budget
+ * (`to`: double, share of one core). */
+int option_time(void *to, const char *arg, struct error *err);
 int option_budget(void *to, const char *arg, struct error *err);
 
 /* Parses argv. Returns -1 to go on, or an exit code (after --help, or after a

@@ -120,21 +120,29 @@ int options_parse(int argc, char **argv, const struct command *cmd, struct optio
 		  const struct option_own *own, int *rest)
 {
 	struct option all[N_COMMON + OWN_MAX + 1];
-	size_t n = N_COMMON, i;
+	char letters[32 + 2 * OWN_MAX] = "p:d:i:c:o:f:jvVh";
+	size_t n = N_COMMON, i, at = strlen(letters);
 	int c;
 
 	memset(all, 0, sizeof(all));
 	memcpy(all, common, sizeof(common));
-	for (i = 0; own && own[i].name && i < OWN_MAX; i++)
+	for (i = 0; own && own[i].name && i < OWN_MAX; i++) {
 		all[n++] = (struct option){ own[i].name,
 					    own[i].has_arg ? required_argument : no_argument, NULL,
 					    OWN_BASE + (int)i };
+		if (!own[i].name[1])
+			at += (size_t)snprintf(letters + at, sizeof(letters) - at, "%s%s",
+					       own[i].name, own[i].has_arg ? ":" : "");
+	}
 	optind = 1;
 	opterr = 0;
-	while ((c = getopt_long(argc, argv, "p:d:i:c:o:f:jvVh", all, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, letters, all, NULL)) != -1) {
 		struct error err = { 0 };
 		int ret;
 
+		for (i = 0; own && own[i].name && i < OWN_MAX; i++)
+			if (!own[i].name[1] && own[i].name[0] == c)
+				c = OWN_BASE + (int)i;
 		if (own && c >= OWN_BASE) {
 			const struct option_own *w = &own[c - OWN_BASE];
 
@@ -163,6 +171,34 @@ int option_flag(void *to, const char *arg, struct error *err)
 	(void)err;
 	if (to)
 		*(bool *)to = true;
+	return 0;
+}
+
+int option_text(void *to, const char *arg, struct error *err)
+{
+	(void)err;
+	*(const char **)to = arg;
+	return 0;
+}
+
+int option_number(void *to, const char *arg, struct error *err)
+{
+	long v;
+
+	if (!whole_number(arg, LONG_MAX, &v))
+		return error_set(err, EXIT_USAGE, -EINVAL, "not a whole number above 0: %s", arg);
+	*(size_t *)to = (size_t)v;
+	return 0;
+}
+
+int option_time(void *to, const char *arg, struct error *err)
+{
+	double v = duration_parse(arg);
+
+	if (!(v > 0))
+		return error_set(err, EXIT_USAGE, -EINVAL, "not a time such as 2s or 500ms: %s",
+				 arg);
+	*(double *)to = v;
 	return 0;
 }
 

@@ -217,6 +217,22 @@ static int look_quick(struct look_job *j)
 	return ret < 0 ? ret : look_counters(j);
 }
 
+/* The picture alone: what it costs grows with the resident memory, not with what
+ * is in it. */
+static int look_picture(struct look_job *j)
+{
+	struct look *l = j->l;
+	int ret = refresh_images(j->o, &j->err);
+
+	if (ret == 0)
+		ret = mappings_read(j->o->target, &l->maps, &j->err);
+	if (ret == 0)
+		ret = look_quick(j);
+	if (ret == 0)
+		ret = residency_take(j->o->target, l->maps, &l->res, &j->err);
+	return ret;
+}
+
 static int look_whole(struct look_job *j)
 {
 	struct observer *o = j->o;
@@ -266,7 +282,7 @@ static int look_run(void *arg)
 
 	clock_gettime(CLOCK_MONOTONIC, &t0);
 	target_io(j->o->target, &before);
-	ret = j->opts.quick ? look_quick(j) : look_whole(j);
+	ret = j->opts.picture ? look_picture(j) : j->opts.quick ? look_quick(j) : look_whole(j);
 	if (ret == 0)
 		ret = target_check(j->o->target, &j->err);
 	clock_gettime(CLOCK_MONOTONIC, &t1);

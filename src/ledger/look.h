@@ -19,8 +19,8 @@ struct observer {
 	struct vm *vm;
 };
 
-struct look { /* a quick one: res, maps, libc are NULL, carriers and ranges empty */
-	bool quick;
+struct look {		      /* a quick one: res, maps, libc are NULL, carriers and ranges empty */
+	bool quick;	      /* a picture: maps and res are there, the rest as in a quick one */
 	struct timespec when; /* CLOCK_REALTIME, just before the pagemap pass */
 	double seconds;	      /* wall time the look took */
 	struct system_memory os;
@@ -41,6 +41,7 @@ struct look { /* a quick one: res, maps, libc are NULL, carriers and ranges empt
 
 struct look_opts {
 	bool quick;    /* the counters of the VM and the kernel alone: no picture, no ledger */
+	bool picture;  /* those and which pages are resident, for readers of single structures */
 	bool tag_pids; /* split tag sums by process or port (27 on) */
 	bool rollup;   /* read smaps_rollup whatever the size */
 };

@@ -28,5 +28,9 @@ void memory_text_delta(FILE *to, const struct look *la, const struct ledger *a,
 json_t *memory_json(const struct observer *o, const struct look *l, const struct ledger *g);
 /* Its "target" object alone, shared by all schemas. */
 json_t *target_json(const struct observer *o);
+/* The line that every text begins with: process, release, time of the look. */
+void target_text(FILE *to, const struct observer *o, const struct look *l);
+/* When the look was taken, RFC 3339 with milliseconds. Returns buf. */
+char *look_time(const struct look *l, char *buf, size_t size);
 
 #endif

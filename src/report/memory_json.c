@@ -256,19 +256,26 @@ static json_t *walk_json(const struct look *l)
 	return j;
 }
 
+char *look_time(const struct look *l, char *buf, size_t size)
+{
+	struct tm tm;
+	size_t n;
+
+	gmtime_r(&l->when.tv_sec, &tm);
+	n = strftime(buf, size, "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(buf + n, size - n, ".%03dZ", (int)(l->when.tv_nsec / 1000000 % 1000));
+	return buf;
+}
+
 json_t *memory_json(const struct observer *o, const struct look *l, const struct ledger *g)
 {
 	json_t *doc = json_object(), *notes = json_array(), *rows = json_array();
 	char when[48];
-	struct tm tm;
-	size_t i, n;
+	size_t i;
 
-	gmtime_r(&l->when.tv_sec, &tm);
-	n = strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(when + n, sizeof(when) - n, ".%03dZ", (int)(l->when.tv_nsec / 1000000 % 1000));
 	json_object_set_new(doc, "schema", json_string("beamray.memory/1"));
 	json_object_set_new(doc, "target", target_json(o));
-	json_object_set_new(doc, "time", json_string(when));
+	json_object_set_new(doc, "time", json_string(look_time(l, when, sizeof(when))));
 	json_object_set_new(doc, "complete", json_boolean(g->complete));
 	for (i = 0; i < g->n_notes; i++)
 		json_array_append_new(notes, json_string(g->notes[i]));

@@ -41,7 +41,7 @@ static double percent(uint64_t part, uint64_t whole)
 	return whole ? 100.0 * (double)part / (double)whole : 0.0;
 }
 
-static void head(FILE *to, const struct observer *o, const struct look *l)
+void target_text(FILE *to, const struct observer *o, const struct look *l)
 {
 	char when[32];
 	struct tm tm;
@@ -213,7 +213,7 @@ void memory_text(FILE *to, const struct observer *o, const struct look *l, const
 {
 	size_t i;
 
-	head(to, o, l);
+	target_text(to, o, l);
 	os_beside_vm(to, l, g, opts);
 	if (!l->quick) {
 		group_table(to, g, opts);
