@@ -32,6 +32,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "erts/ptab.h"
+
 #define PID_TAG	  0x3u	/* _TAG_IMMED1_PID, low 4 bits */
 #define ATOM_TAG  0x0bu /* _TAG_IMMED2_ATOM, low 6 bits */
 #define SMALL_TAG 0xfu	/* _TAG_IMMED1_SMALL, low 4 bits */
@@ -39,78 +41,9 @@
 #define BOXED_TAG 0x2u
 #define TUPLE(n)  ((uint64_t)(n) << 6) /* header of a tuple */
 
-#define TABLE_MAX      (1ull << 27) /* ERTS_MAX_PROCESSES */
-#define SCHEDULERS_MAX 1024	    /* ERTS_MAX_NO_OF_SCHEDULERS */
-#define DICTIONARY_MAX 4096	    /* slots and entries of a dictionary that are looked at */
-#define COPY_MAX       4096	    /* more than sizeof(Process) in any release */
-
-struct ptab {
-	uint64_t tab, max, invalid;
-	uint64_t pix_mask, pix_cl_mask, pix_cl_shift, pix_cli_mask, pix_cli_shift;
-	uint64_t dix_cl_mask, dix_cl_shift, dix_cli_mask, dix_cli_shift;
-};
-
-static int ptab_read(struct vm *vm, struct ptab *p)
-{
-	const struct layout *l = vm->layout;
-	const uint64_t at = vm->anchors.v[A_PROC].addr;
-	struct {
-		struct layout_field f;
-		uint64_t *to;
-		bool needed;
-	} fields[] = {
-		{ l->ErtsPTab__r_o_tab, &p->tab, true },
-		{ l->ErtsPTab__r_o_max, &p->max, true },
-		{ l->ErtsPTab__r_o_invalid_element, &p->invalid, true },
-		{ l->ErtsPTab__r_o_pix_mask, &p->pix_mask, false },
-		{ l->ErtsPTab__r_o_pix_cl_mask, &p->pix_cl_mask, false },
-		{ l->ErtsPTab__r_o_pix_cl_shift, &p->pix_cl_shift, false },
-		{ l->ErtsPTab__r_o_pix_cli_mask, &p->pix_cli_mask, false },
-		{ l->ErtsPTab__r_o_pix_cli_shift, &p->pix_cli_shift, false },
-		{ l->ErtsPTab__r_o_dix_cl_mask, &p->dix_cl_mask, false },
-		{ l->ErtsPTab__r_o_dix_cl_shift, &p->dix_cl_shift, false },
-		{ l->ErtsPTab__r_o_dix_cli_mask, &p->dix_cli_mask, false },
-		{ l->ErtsPTab__r_o_dix_cli_shift, &p->dix_cli_shift, false },
-	};
-	size_t i;
-	int ret;
-
-	memset(p, 0, sizeof(*p));
-	if (!at)
-		return -ENOENT;
-	for (i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-		ret = vm_read_field(vm, at, fields[i].f, fields[i].to);
-		if (ret && (fields[i].needed || ret != -ENOENT))
-			return ret;
-	}
-	p->pix_cl_shift &= 63;
-	p->pix_cli_shift &= 63;
-	p->dix_cl_shift &= 63;
-	p->dix_cli_shift &= 63;
-	return p->max && p->max <= TABLE_MAX && p->tab ? 0 : -EFAULT;
-}
-
-/* Slot of a pid up to OTP 25, where the term holds the data. */
-static uint64_t slot_from_data(const struct ptab *p, uint64_t data)
-{
-	uint32_t n = (uint32_t)data;
-
-	if (!p->pix_cl_mask)
-		return n % p->max;
-	return ((n & p->pix_cl_mask) << p->pix_cl_shift) +
-	       ((n >> p->pix_cli_shift) & p->pix_cli_mask);
-}
-
-/* From 27 on the term's low bits are the slot. */
-static uint64_t slot_from_pixdata(const struct ptab *p, uint64_t pixdata)
-{
-	return p->pix_mask ? pixdata & p->pix_mask : pixdata % p->max;
-}
-
-static bool pids_are_pixdata(const struct vm *vm)
-{
-	return vm->layout->otp_major >= 26;
-}
+#define SCHEDULERS_MAX 1024 /* ERTS_MAX_NO_OF_SCHEDULERS */
+#define DICTIONARY_MAX 4096 /* slots and entries of a dictionary that are looked at */
+#define COPY_MAX       4096 /* more than sizeof(Process) in any release */
 
 static bool is_pid(uint64_t term)
 {
@@ -122,31 +55,21 @@ static bool is_atom(uint64_t term)
 	return (term & 0x3f) == ATOM_TAG;
 }
 
-static uint64_t slot_of(const struct vm *vm, const struct ptab *p, uint64_t pid)
-{
-	return pids_are_pixdata(vm) ? slot_from_pixdata(p, pid >> 4) : slot_from_data(p, pid >> 4);
-}
-
 bool process_pid_text(struct vm *vm, uint64_t pid, char *buf, size_t size)
 {
-	uint64_t data = pid >> 4;
-	struct ptab p;
+	uint64_t data;
+	struct ptab p = { 0 };
 
 	if (size)
 		buf[0] = '\0';
-	if (!is_pid(pid))
+	if (!is_pid(pid) || (ptab_scrambles(vm) && ptab_read(vm, A_PROC, &p)))
 		return false;
-	if (!pids_are_pixdata(vm)) {
+	data = ptab_data(vm, &p, pid);
+	if (ptab_scrambles(vm))
+		snprintf(buf, size, "<0.%" PRIu64 ".%" PRIu64 ">", data & 0xfffffff, data >> 28);
+	else
 		snprintf(buf, size, "<0.%" PRIu64 ".%" PRIu64 ">", data & 0x7fff,
 			 data >> 15 & 0x1fff);
-		return true;
-	}
-	if (ptab_read(vm, &p))
-		return false;
-	if (p.pix_mask)
-		data = (data & ~p.pix_mask) | (data >> p.dix_cl_shift & p.dix_cl_mask) |
-		       (data & p.dix_cli_mask) << p.dix_cli_shift;
-	snprintf(buf, size, "<0.%" PRIu64 ".%" PRIu64 ">", data & 0xfffffff, data >> 28);
 	return true;
 }
 
@@ -200,12 +123,12 @@ int process_find(struct vm *vm, uint64_t pid, struct process *out)
 
 	if (!is_pid(pid))
 		return -ENOENT;
-	ret = ptab_read(vm, &p);
+	ret = ptab_read(vm, A_PROC, &p);
 	if (ret)
 		return ret;
-	if (slot_of(vm, &p, pid) >= p.max)
+	if (ptab_slot(vm, &p, pid) >= p.max)
 		return -ENOENT;
-	ret = vm_read_u64(vm, p.tab + 8 * slot_of(vm, &p, pid), &addr);
+	ret = vm_read_u64(vm, p.tab + 8 * ptab_slot(vm, &p, pid), &addr);
 	if (ret)
 		return ret;
 	if (!addr || addr == p.invalid)
@@ -229,7 +152,7 @@ static int add_slots(struct vm *vm, const struct ptab *t, const uint64_t *slots,
 		if (!slots[i] || slots[i] == t->invalid)
 			continue;
 		ret = process_read(vm, slots[i], &one);
-		if (!ret && slot_of(vm, t, one.pid) != first + i)
+		if (!ret && ptab_slot(vm, t, one.pid) != first + i)
 			ret = -EAGAIN;
 		if (ret == -EAGAIN || ret == -ENODATA) {
 			uint64_t now = 0;
@@ -266,7 +189,7 @@ int processes_read(struct vm *vm, struct processes **out, struct error *err)
 	int ret;
 
 	*out = NULL;
-	ret = ptab_read(vm, &t);
+	ret = ptab_read(vm, A_PROC, &t);
 	if (ret)
 		return error_set(err, ret == -ENOENT ? EXIT_UNSUPPORTED : error_exit_code(ret), ret,
 				 "The process table of this VM could not be found or read.");
