@@ -67,6 +67,10 @@ int vm_read_u32(struct vm *vm, uint64_t addr, uint32_t *out);
 /* A field of 1, 2, 4 or 8 bytes of a structure at `base`, zero-extended.
  * -ENOENT when the release does not have it. */
 int vm_read_field(struct vm *vm, uint64_t base, struct layout_field f, uint64_t *out);
+/* A C string of at most size - 1 bytes, raw, always terminated. Returns its length,
+ * -ENAMETOOLONG when there is no end within `size` bytes (what fits is in buf), or
+ * an error as vm_read(). */
+ssize_t vm_read_string(struct vm *vm, uint64_t addr, char *buf, size_t size);
 /* A field out of a copy of a structure in our own memory; false when the field
  * does not exist or does not fit in `size`. */
 bool vm_field(const void *copy, size_t size, struct layout_field f, uint64_t *out);

@@ -63,6 +63,33 @@ int vm_read_u32(struct vm *vm, uint64_t addr, uint32_t *out)
 	return vm_read(vm, addr, out, sizeof(*out));
 }
 
+ssize_t vm_read_string(struct vm *vm, uint64_t addr, char *buf, size_t size)
+{
+	size_t len = 0;
+
+	/* Page by page: what follows the string's end may not be there. */
+	while (len + 1 < size) {
+		size_t n = (size_t)(TARGET_PAGE - (addr + len) % TARGET_PAGE);
+		const char *end;
+		int ret;
+
+		if (n > size - 1 - len)
+			n = size - 1 - len;
+		ret = vm_read(vm, addr + len, buf + len, n);
+		if (ret) {
+			buf[len] = '\0';
+			return ret;
+		}
+		end = memchr(buf + len, '\0', n);
+		if (end)
+			return end - buf;
+		len += n;
+	}
+	if (size)
+		buf[len] = '\0';
+	return -ENAMETOOLONG;
+}
+
 static bool word_sized(struct layout_field f)
 {
 	return f.size == 1 || f.size == 2 || f.size == 4 || f.size == 8;
