@@ -34,25 +34,19 @@
 #include "erts/natives.h"
 #include "profile/debug_lines.h"
 #include "profile/kernel_symbols.h"
+#include "target/elf_functions.h"
 #include "target/escape.h"
 
-#define TEXT_MAX	 2048
-#define MANGLED_MAX	 2048	    /* longer ones stay as they are */
-#define HDR_MAX		 (8u << 20) /* bytes of an .eh_frame_hdr */
-#define DW_EH_PE_SDATA4	 0x0bu	    /* low 4 bits of an encoding: form */
-#define DW_EH_PE_UDATA4	 0x03u
-#define DW_EH_PE_DATAREL 0x30u
-#define DW_EH_PE_PCREL	 0x10u
+#define TEXT_MAX    2048
+#define MANGLED_MAX 2048 /* longer ones stay as they are */
 
 struct module {
 	struct image *image;
 	char *name; /* escaped */
 	enum frame_kind kind;
-	bool debug_asked, lines_asked, hdr_asked;
+	bool debug_asked, lines_asked, functions_asked;
 	struct debug_lines *lines;
-	uint64_t hdr;	     /* run-time address of .eh_frame_hdr */
-	int32_t (*table)[2]; /* function, FDE; relative to hdr */
-	uint32_t n_table;
+	struct image_functions *functions; /* NULL: not known */
 };
 
 typedef char *(*demangle_fn)(const char *name, char *buf, size_t *size, int *status);
@@ -149,7 +143,7 @@ void symbolizer_free(struct symbolizer *z)
 		return;
 	for (i = 0; z->modules && i < z->images->n; i++) {
 		free(z->modules[i].name);
-		free(z->modules[i].table);
+		image_functions_free(z->modules[i].functions);
 		debug_lines_close(z->modules[i].lines);
 	}
 	free(z->modules);
@@ -183,67 +177,18 @@ enum frame_kind symbolizer_kind(struct symbolizer *z, uint64_t addr)
 
 /* ---- where a function without a symbol begins ------------------------------ */
 
-/* Reads the sorted table of .eh_frame_hdr, in the one form that linkers write. */
-static void read_hdr(struct symbolizer *z, struct module *m)
+static bool find_function(struct module *m, uint64_t addr, uint64_t *start)
 {
-	uint64_t end = 0;
-	struct {
-		uint8_t version, frame_enc, count_enc, table_enc;
-		int32_t frame;
-		uint32_t n;
-	} h;
+	const struct image_function *f;
 
-	m->hdr_asked = true;
-	if (!image_section(m->image, ".eh_frame_hdr", &m->hdr, &end) || end <= m->hdr ||
-	    end - m->hdr < sizeof(h) || end - m->hdr > HDR_MAX ||
-	    target_read(z->vm->target, m->hdr, &h, sizeof(h)) || h.version != 1 ||
-	    (h.frame_enc & 0x0f) != DW_EH_PE_SDATA4 || (h.count_enc & 0x0f) != DW_EH_PE_UDATA4 ||
-	    h.table_enc != (DW_EH_PE_DATAREL | DW_EH_PE_SDATA4) ||
-	    h.n > (end - m->hdr - sizeof(h)) / sizeof(*m->table))
-		return;
-	m->table = malloc(h.n * sizeof(*m->table) + 1);
-	if (m->table &&
-	    target_read(z->vm->target, m->hdr + sizeof(h), m->table, h.n * sizeof(*m->table)) == 0)
-		m->n_table = h.n;
-}
-
-/* Length of the function whose FDE is at `fde`, 0 if it cannot be told. */
-static uint64_t fde_length(struct symbolizer *z, uint64_t fde, uint64_t start)
-{
-	struct {
-		uint32_t length, cie;
-		int32_t begin;
-		uint32_t range;
-	} f;
-
-	/* The common form: addresses relative to themselves, 4 bytes. The begin
-	 * that it gives must be the one of the table, or the form is another. */
-	if (target_read(z->vm->target, fde, &f, sizeof(f)) || f.length < 12 ||
-	    f.length >= 0xfffffff0u || !f.cie || fde + 8 + (uint64_t)(int64_t)f.begin != start)
-		return 0;
-	return f.range;
-}
-
-static bool find_function(struct symbolizer *z, struct module *m, uint64_t addr, uint64_t *start)
-{
-	size_t low = 0, high;
-
-	if (!m->hdr_asked)
-		read_hdr(z, m);
-	high = m->n_table;
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-
-		if (m->hdr + (uint64_t)(int64_t)m->table[mid][0] <= addr)
-			low = mid + 1;
-		else
-			high = mid;
+	if (!m->functions_asked) {
+		m->functions_asked = true;
+		image_functions_read(m->image, &m->functions);
 	}
-	if (!low)
-		return false;
-	*start = m->hdr + (uint64_t)(int64_t)m->table[low - 1][0];
-	return addr - *start <
-	       fde_length(z, m->hdr + (uint64_t)(int64_t)m->table[low - 1][1], *start);
+	f = m->functions ? image_function_at(m->functions, addr) : NULL;
+	if (f)
+		*start = f->start;
+	return f != NULL;
 }
 
 /* ---- one address ---------------------------------------------------------- */
@@ -293,7 +238,7 @@ static int native_symbol(struct symbolizer *z, struct module *m, uint64_t pc, st
 		out->name = symbol_text(z, s.name);
 		if (!out->name)
 			return -ENOMEM;
-	} else if (find_function(z, m, pc, &start)) {
+	} else if (find_function(m, pc, &start)) {
 		out->offset = start - image_bias(m->image);
 		f = natives_find(z->natives, start);
 		out->name = f ? strdup(f->name) : NULL;

@@ -743,6 +743,11 @@ bool image_holds(const struct image *i, uint64_t addr)
 	return false;
 }
 
+int image_bytes(const struct image *i, uint64_t addr, void *buf, size_t len)
+{
+	return image_read(i, addr - i->bias, buf, len);
+}
+
 int image_open(const struct image *i)
 {
 	int fd;

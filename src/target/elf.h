@@ -67,6 +67,10 @@ bool image_symbol_at(struct image *i, uint64_t addr, struct image_symbol *out);
 size_t image_symbol_count(struct image *i);
 const char *image_symbol_source(struct image *i);
 
+/* Bytes of the file that are mapped at `addr`: what the file holds, whether the page is
+ * resident or not, and none becomes resident by asking; out of the target's
+ * memory only when the image has no file. 0 or -errno. For code and read-only data. */
+int image_bytes(const struct image *i, uint64_t addr, void *buf, size_t len);
 /* A descriptor for the file itself (dup'ed, the caller closes) or -errno. */
 int image_open(const struct image *i);
 /* A descriptor for the separate debug file: the file itself when it has

@@ -4,6 +4,7 @@
  * nothing outside of themselves.
  */
 #include "elf_fixture.h"
+#include "target/elf_functions.h"
 
 #include <elf.h>
 #include <dlfcn.h>
@@ -19,6 +20,7 @@ static void exercise(struct image *i)
 	const struct image_segment *s;
 	const char *const *needed;
 	struct image_symbol sym;
+	struct image_functions *functions;
 	uint64_t start, end, at;
 	size_t n, k;
 	int fd;
@@ -45,6 +47,12 @@ static void exercise(struct image *i)
 	fd = image_debug_open(self, i);
 	if (fd >= 0)
 		close(fd);
+	if (!image_functions_read(i, &functions)) {
+		for (k = 0; k < functions->n; k++)
+			assert_ptr_equal(image_function_at(functions, functions->v[k].start),
+					 &functions->v[k]);
+		image_functions_free(functions);
+	}
 }
 
 static uint64_t seed = 20240229;
