@@ -10,7 +10,7 @@
 #include "target/escape.h"
 
 static const struct list_what *const whats[] = {
-	&list_memory,
+	&list_ets, &list_memory,
 };
 #define N_WHATS (sizeof(whats) / sizeof(whats[0]))
 

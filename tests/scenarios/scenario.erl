@@ -23,6 +23,8 @@
 %%                            keep_enif|leak_binary|leak_resource|leak_env|threads|
 %%                            pattern|make_resources N SIZE; nif free_kept; nif truth;
 %%                            nif dump FILE; nif malloc_info; nif stall MS
+%%   call MODULE FUNCTION WORD...   what that function answers, given the words as
+%%                            strings (list_truth: tables, binaries, ports)
 %%   sleep MS, stop, crash
 %%
 %% Reading and answering goes over a port of its own (start the node with -noinput)
@@ -119,6 +121,8 @@ command(["nif", "make_resources", N, Size]) ->
 command(["nif", What, N, Size]) ->
     ok = apply(leak_nif, list_to_existing_atom(What), [int(N), int(Size)]),
     true;
+command(["call", Module, Function | Args]) ->
+    apply(list_to_atom(Module), list_to_atom(Function), Args);
 command(["sleep", MS]) -> timer:sleep(int(MS)), true;
 command(["stop"]) -> erlang:halt(0, [{flush, false}]);
 command(["crash"]) -> erlang:halt(abort).
