@@ -75,6 +75,30 @@ static __always_inline struct thread *thread_get(__u32 slot, __u32 tid)
 	return bpf_map_lookup_elem(&threads, &tid);
 }
 
+/* To be called at the first instruction of a function that a return probe is asked for. */
+static __always_inline void return_hides(struct thread *t, __u64 sp)
+{
+	__u64 ip = 0;
+
+	if (read_user(&ip, sizeof(ip), sp))
+		return;
+	for (__u32 i = 0; i < HIDDEN_RETURNS; i++) {
+		if (t->hidden[i].place <= sp) {
+			t->hidden[i].ip = ip;
+			t->hidden[i].place = sp;
+			return;
+		}
+	}
+}
+
+/* The same in the return probe itself. */
+static __always_inline void return_over(struct thread *t, __u64 sp)
+{
+	for (__u32 i = 0; i < HIDDEN_RETURNS; i++)
+		if (t->hidden[i].place == sp - 8)
+			t->hidden[i].place = 0;
+}
+
 static __always_inline void regs_take(struct scratch *s, struct pt_regs *regs)
 {
 	s->ip = regs->ip;

@@ -136,6 +136,40 @@ static __always_inline int signal_step(struct scratch *s)
 	return STEP_ON;
 }
 
+/* Saved frame pointers (+JPperf) look like return addresses and may lie between two
+ * areas of code. */
+__noinline int is_code(__u32 slot, __u64 address)
+{
+	struct scratch *s = scratch_get(slot);
+	struct tables *t;
+	__u32 which;
+
+	if (!s)
+		return 0;
+	which = s->which;
+	t = bpf_map_lookup_elem(&tables, &which);
+	return t && in_code(t, address);
+}
+
+/* A return address that is in no module may be a return probe's: then the thread
+ * knows what stood in its place. */
+__noinline int hidden_restore(__u32 slot)
+{
+	struct scratch *s = scratch_get(slot);
+	__u64 place, ip = 0;
+
+	if (!s)
+		return 0;
+	place = s->sp - 8;
+	for (__u32 i = 0; i < HIDDEN_RETURNS; i++)
+		if (s->hidden[i].place == place)
+			ip = s->hidden[i].ip;
+	if (!ip || ip == s->ip || is_code(slot, s->ip) || module_find(slot, s->ip - 1) >= 0)
+		return 0;
+	s->ip = ip;
+	return 1;
+}
+
 /* From one native frame to its caller. */
 __noinline int native_step(__u32 slot)
 {
@@ -153,6 +187,8 @@ __noinline int native_step(__u32 slot)
 	t = bpf_map_lookup_elem(&tables, &which);
 	if (!t)
 		return STEP_CUT;
+	if (!s->exact && s->hidden[0].place)
+		hidden_restore(slot);
 	if (in_code(t, s->ip))
 		return STEP_CODE;
 	if (!emit(s, STACK_WORD(STACK_NATIVE, s->ip & 0x7fffffffffffULL))) {
@@ -311,21 +347,6 @@ __noinline int erlang_emit(__u32 slot, __u64 address)
 		}
 	}
 	return 1;
-}
-
-/* Saved frame pointers (+JPperf) look like return addresses and may lie between two
- * areas of code. */
-__noinline int is_code(__u32 slot, __u64 address)
-{
-	struct scratch *s = scratch_get(slot);
-	struct tables *t;
-	__u32 which;
-
-	if (!s)
-		return 0;
-	which = s->which;
-	t = bpf_map_lookup_elem(&tables, &which);
-	return t && in_code(t, address);
 }
 
 /* One word of the stack. Returns 0 when the walk is over. */
@@ -488,6 +509,8 @@ static __always_inline void process_read(struct scratch *s, const struct thread 
 {
 	s->scheduler = t->vm.scheduler;
 	s->role = t->vm.role;
+	for (__u32 i = 0; i < HIDDEN_RETURNS; i++)
+		s->hidden[i] = t->hidden[i];
 	s->proc = proc;
 	s->process = 0;
 	if (proc && read_user(&s->process, 8, proc + cfg.proc_id))
