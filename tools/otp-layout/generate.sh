@@ -117,7 +117,8 @@ files="beam/erl_alloc.c beam/erl_alloc_util.c sys/common/erl_mseg.c sys/common/e
 	beam/beam_ranges.c beam/beam_bp.c beam/beam_code.c beam/erl_bits.c beam/binary.c
 	beam/erl_nif.c beam/erl_bif_info.c beam/dist.c beam/erl_node_tables.c
 	beam/erl_db.c beam/erl_db_util.c beam/erl_db_hash.c beam/erl_db_tree.c
-	beam/erl_db_catree.c beam/erl_flxctr.c"
+	beam/erl_db_catree.c beam/erl_flxctr.c beam/erl_bif_persistent.c
+	sys/common/erl_check_io.c sys/unix/sys_drivers.c drivers/common/inet_drv.c"
 cd erts/emulator
 objects=$work/objects-$flavor
 rm -rf "$objects"
