@@ -219,14 +219,15 @@ struct stratum {
  */
 #define HIDDEN_RETURNS 4 /* probed functions that may be in each other */
 
-struct hidden_return {
-	__u64 place; /* address of the word on the stack; 0: none */
-	__u64 ip;
+struct hidden_returns { /* of one thread */
+	struct {
+		__u64 place; /* address of the word on the stack; 0: none */
+		__u64 ip;
+	} v[HIDDEN_RETURNS];
 };
 
 struct thread {
 	struct thread_vm vm;
-	struct hidden_return hidden[HIDDEN_RETURNS];
 	__u64 run_ip, run_proc; /* instruction and Process of the run's last page */
 	__u64 run_jiffies;
 	__u64 move_start, move_bytes; /* of an mremap that is under way */

@@ -80,6 +80,13 @@ struct {
 } threads SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct hidden_returns);
+} hidden SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 22);
 } events SEC(".maps");
@@ -112,7 +119,6 @@ struct scratch {
 	__u64 stop, heap, hend;
 	__u64 e, limit;	  /* what remains to be read; limit 0: not known */
 	__u64 fault_page; /* the page that is just being faulted in, 0 if none */
-	struct hidden_return hidden[HIDDEN_RETURNS]; /* the thread's */
 	/* a repetition that is under way: `period` words before n_leaf, `matched` of the next
 	 * round have been seen */
 	__u32 period, matched, count;

@@ -136,37 +136,25 @@ static __always_inline int signal_step(struct scratch *s)
 	return STEP_ON;
 }
 
-/* Saved frame pointers (+JPperf) look like return addresses and may lie between two
- * areas of code. */
-__noinline int is_code(__u32 slot, __u64 address)
-{
-	struct scratch *s = scratch_get(slot);
-	struct tables *t;
-	__u32 which;
-
-	if (!s)
-		return 0;
-	which = s->which;
-	t = bpf_map_lookup_elem(&tables, &which);
-	return t && in_code(t, address);
-}
-
 /* A return address that is in no module may be a return probe's: then the thread
  * knows what stood in its place. */
 __noinline int hidden_restore(__u32 slot)
 {
+	__u32 tid = (__u32)bpf_get_current_pid_tgid();
 	struct scratch *s = scratch_get(slot);
-	__u64 place, ip = 0;
+	struct hidden_returns *h;
+	__u64 ip = 0;
 
-	if (!s)
+	h = bpf_map_lookup_elem(&hidden, &tid);
+	if (!s || !h)
 		return 0;
-	place = s->sp - 8;
 	for (__u32 i = 0; i < HIDDEN_RETURNS; i++)
-		if (s->hidden[i].place == place)
-			ip = s->hidden[i].ip;
-	if (!ip || ip == s->ip || is_code(slot, s->ip) || module_find(slot, s->ip - 1) >= 0)
+		if (h->v[i].place == s->sp - 8)
+			ip = h->v[i].ip;
+	if (!ip || ip == s->ip || !s->out.n_leaf)
 		return 0;
 	s->ip = ip;
+	s->out.n_leaf--;
 	return 1;
 }
 
@@ -187,8 +175,6 @@ __noinline int native_step(__u32 slot)
 	t = bpf_map_lookup_elem(&tables, &which);
 	if (!t)
 		return STEP_CUT;
-	if (!s->exact && s->hidden[0].place)
-		hidden_restore(slot);
 	if (in_code(t, s->ip))
 		return STEP_CODE;
 	if (!emit(s, STACK_WORD(STACK_NATIVE, s->ip & 0x7fffffffffffULL))) {
@@ -200,6 +186,8 @@ __noinline int native_step(__u32 slot)
 	if (cfg.flavor == VM_EMULATOR && pc >= cfg.main_start && pc < cfg.main_end)
 		return STEP_MAIN;
 	at = module_find(slot, pc);
+	if (at < 0 && !s->exact && hidden_restore(slot))
+		return STEP_ON;
 	if (at < 0) {
 		cut(s, CUT_NO_MODULE);
 		return STEP_CUT;
@@ -347,6 +335,21 @@ __noinline int erlang_emit(__u32 slot, __u64 address)
 		}
 	}
 	return 1;
+}
+
+/* Saved frame pointers (+JPperf) look like return addresses and may lie between two
+ * areas of code. */
+__noinline int is_code(__u32 slot, __u64 address)
+{
+	struct scratch *s = scratch_get(slot);
+	struct tables *t;
+	__u32 which;
+
+	if (!s)
+		return 0;
+	which = s->which;
+	t = bpf_map_lookup_elem(&tables, &which);
+	return t && in_code(t, address);
 }
 
 /* One word of the stack. Returns 0 when the walk is over. */
@@ -509,8 +512,6 @@ static __always_inline void process_read(struct scratch *s, const struct thread 
 {
 	s->scheduler = t->vm.scheduler;
 	s->role = t->vm.role;
-	for (__u32 i = 0; i < HIDDEN_RETURNS; i++)
-		s->hidden[i] = t->hidden[i];
 	s->proc = proc;
 	s->process = 0;
 	if (proc && read_user(&s->process, 8, proc + cfg.proc_id))
