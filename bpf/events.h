@@ -212,20 +212,6 @@ struct stratum {
 	__u64 due;   /* the bucket: when the next stack would be due at an even pace, ns */
 };
 
-/*
- * A return probe puts an address of the kernel's own in the place of the return
- * address, where a walk would end. Who asks for a return probe leaves here what
- * stood there before. A place below the stack pointer is over, and free again.
- */
-#define HIDDEN_RETURNS 4 /* probed functions that may be in each other */
-
-struct hidden_returns { /* of one thread */
-	struct {
-		__u64 place; /* address of the word on the stack; 0: none */
-		__u64 ip;
-	} v[HIDDEN_RETURNS];
-};
-
 struct thread {
 	struct thread_vm vm;
 	__u64 run_ip, run_proc; /* instruction and Process of the run's last page */

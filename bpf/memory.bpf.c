@@ -372,7 +372,6 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	if (slot)
 		run_flush(slot);
 	bpf_map_delete_elem(&threads, &tid);
-	bpf_map_delete_elem(&hidden, &tid);
 	return 0;
 }
 

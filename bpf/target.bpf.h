@@ -75,38 +75,6 @@ static __always_inline struct thread *thread_get(__u32 slot, __u32 tid)
 	return bpf_map_lookup_elem(&threads, &tid);
 }
 
-/* To be called at the first instruction of a function that a return probe is asked for. */
-static __always_inline void return_hides(__u32 tid, __u64 sp)
-{
-	struct hidden_returns *h = bpf_map_lookup_elem(&hidden, &tid), none = {};
-	__u64 ip = 0;
-
-	if (!h) {
-		if (bpf_map_update_elem(&hidden, &tid, &none, BPF_NOEXIST))
-			return;
-		h = bpf_map_lookup_elem(&hidden, &tid);
-	}
-	if (!h || read_user(&ip, sizeof(ip), sp))
-		return;
-	for (__u32 i = 0; i < HIDDEN_RETURNS; i++) {
-		if (h->v[i].place <= sp) {
-			h->v[i].ip = ip;
-			h->v[i].place = sp;
-			return;
-		}
-	}
-}
-
-/* The same in the return probe itself. */
-static __always_inline void return_over(__u32 tid, __u64 sp)
-{
-	struct hidden_returns *h = bpf_map_lookup_elem(&hidden, &tid);
-
-	for (__u32 i = 0; h && i < HIDDEN_RETURNS; i++)
-		if (h->v[i].place == sp - 8)
-			h->v[i].place = 0;
-}
-
 static __always_inline void regs_take(struct scratch *s, struct pt_regs *regs)
 {
 	s->ip = regs->ip;

@@ -136,28 +136,6 @@ static __always_inline int signal_step(struct scratch *s)
 	return STEP_ON;
 }
 
-/* A return address that is in no module may be a return probe's: then the thread
- * knows what stood in its place. */
-__noinline int hidden_restore(__u32 slot)
-{
-	__u32 tid = (__u32)bpf_get_current_pid_tgid();
-	struct scratch *s = scratch_get(slot);
-	struct hidden_returns *h;
-	__u64 ip = 0;
-
-	h = bpf_map_lookup_elem(&hidden, &tid);
-	if (!s || !h)
-		return 0;
-	for (__u32 i = 0; i < HIDDEN_RETURNS; i++)
-		if (h->v[i].place == s->sp - 8)
-			ip = h->v[i].ip;
-	if (!ip || ip == s->ip || !s->out.n_leaf)
-		return 0;
-	s->ip = ip;
-	s->out.n_leaf--;
-	return 1;
-}
-
 /* From one native frame to its caller. */
 __noinline int native_step(__u32 slot)
 {
@@ -186,8 +164,6 @@ __noinline int native_step(__u32 slot)
 	if (cfg.flavor == VM_EMULATOR && pc >= cfg.main_start && pc < cfg.main_end)
 		return STEP_MAIN;
 	at = module_find(slot, pc);
-	if (at < 0 && !s->exact && hidden_restore(slot))
-		return STEP_ON;
 	if (at < 0) {
 		cut(s, CUT_NO_MODULE);
 		return STEP_CUT;

@@ -445,7 +445,6 @@ static int load(struct session *s, const struct session_opts *opts, struct error
 	bpf_map__set_max_entries(skel->maps.rows, (uint32_t)tables_rows_max(s->tables.unwind));
 	bpf_map__set_max_entries(skel->maps.rules, (uint32_t)tables_rules_max(s->tables.unwind));
 	bpf_map__set_max_entries(skel->maps.threads, (uint32_t)threads * 2 + 128);
-	bpf_map__set_max_entries(skel->maps.hidden, (uint32_t)threads * 2 + 128);
 	bpf_map__set_max_entries(skel->maps.events,
 				 power_of_two(opts->ring_bytes ? opts->ring_bytes : RING_DEFAULT));
 	if (!(s->probes & SESSION_GROWTH)) {
