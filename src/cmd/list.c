@@ -10,7 +10,9 @@
 #include "target/escape.h"
 
 static const struct list_what *const whats[] = {
-	&list_ets, &list_memory,
+	&list_ets,
+	&list_ports,
+	&list_memory,
 };
 #define N_WHATS (sizeof(whats) / sizeof(whats[0]))
 

@@ -16,10 +16,10 @@ struct port {
 	uint64_t connected;	  /* pid term of the process that is connected, 0 while it closes */
 	uint64_t input, output;	  /* bytes: erlang:port_info(P, input | output) */
 	uint64_t queue_size;	  /* bytes that wait in the driver's queue */
-	uint64_t memory;	  /* bytes: port_info(P, memory); UINT64_MAX: not known */
 	uint64_t os_pid;	  /* of a program that it runs, UINT64_MAX: none */
 	int fd_in, fd_out;	  /* what it reads from and writes to; -1: none or not known */
-	bool busy, closing;
+	uint64_t reductions;
+	bool closing;
 	char name[PORT_NAME_MAX]; /* port_info(P, name), escaped: a driver's or a command */
 	char driver[64];	  /* name of the driver, escaped */
 };

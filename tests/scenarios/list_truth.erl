@@ -3,7 +3,7 @@
 %%
 %% The source compiles and runs on every release from OTP 21 on.
 -module(list_truth).
--export([make_tables/0, tables/0, drop_table/1, slow_delete/1]).
+-export([make_tables/0, tables/0, drop_table/1, make_ports/0, ports/0]).
 
 text(Term) -> iolist_to_binary(io_lib:format("~0p", [Term])).
 
@@ -86,9 +86,53 @@ drop_table(Name) ->
                                             ets:info(T, name) =:= list_to_atom(Name)] end},
     receive {_, [true]} -> true end.
 
-%% A table so large that deleting it takes many turns, and a deleter that gets few.
-slow_delete(N) ->
-    T = ets:new(slow, [public]),
-    [ets:insert(T, {I, lists:seq(1, 20)}) || I <- lists:seq(1, list_to_integer(N))],
-    spawn(fun() -> ets:give_away(T, self(), x) end),
-    true = ets:delete(T).
+%% ---- ports ------------------------------------------------------------------
+
+%% Sockets of both kinds, a connection with bytes both ways and one whose peer does
+%% not read, programs with the names of their commands.
+make_ports() ->
+    Holder = hold(fun() ->
+                      {ok, L} = gen_tcp:listen(0, [{ip, {127, 0, 0, 1}}, {active, false}, binary]),
+                      {ok, N} = inet:port(L),
+                      {A, B} = connection(L, N),
+                      ok = gen_tcp:send(A, binary:copy(<<"x">>, 12345)),
+                      {ok, _} = gen_tcp:recv(B, 12345),
+                      {C, D} = connection(L, N),
+                      stuff(C, 64),
+                      {ok, U} = gen_udp:open(0, [{ip, {127, 0, 0, 1}}]),
+                      %% a root without coreutils has a shell all the same
+                      Echo = open_port({spawn, "sh -c 'read x; echo $x; read y'"}, [binary]),
+                      port_command(Echo, "hello\n"),
+                      receive {Echo, {data, <<"hello\n">>}} -> ok end,
+                      File = open_port({spawn_executable, "/bin/sh"},
+                                       [{args, ["-c", "read y"]}, {arg0, "sh"}]),
+                      Long = open_port({spawn, "sh -c 'read y' " ++ lists:duplicate(400, $/)}, []),
+                      Evil = open_port({spawn, "sh -c 'read y' \e[31m\t- red"}, []),
+                      {L, A, B, C, D, U, Echo, File, Long, Evil}
+                  end),
+    register(list_ports, Holder),
+    true.
+
+connection(L, N) ->
+    {ok, A} = gen_tcp:connect({127, 0, 0, 1}, N, [binary, {active, false},
+                                                 {high_watermark, 1 bsl 26}]),
+    {ok, B} = gen_tcp:accept(L),
+    {A, B}.
+
+stuff(_, 0) -> ok;
+stuff(C, N) -> true = port_command(C, binary:copy(<<"y">>, 100000), [nosuspend]), stuff(C, N - 1).
+
+ports() ->
+    [{obj, [{port, list_to_binary(erlang:port_to_list(P))},
+            {name, unicode:characters_to_binary(proplists:get_value(name, I), latin1)},
+            {connected, text(proplists:get_value(connected, I))},
+            {input, proplists:get_value(input, I)}, {output, proplists:get_value(output, I)},
+            {os_pid, os_pid(I)}, {queue_size, element(2, erlang:port_info(P, queue_size))},
+            {fd, fd(P, proplists:get_value(name, I))}]}
+     || P <- erlang:ports(), I <- [erlang:port_info(P)], is_list(I)].
+
+os_pid(I) -> case proplists:get_value(os_pid, I) of undefined -> null; N -> N end.
+
+fd(P, "tcp_inet") -> {ok, N} = prim_inet:getfd(P), N;
+fd(P, "udp_inet") -> {ok, N} = prim_inet:getfd(P), N;
+fd(_, _) -> null.
