@@ -55,7 +55,7 @@ UNIT_LIB_OBJ := $(UNIT_LIB:%.c=$(B)/%.o)
 GEN_OBJ  := $(GEN_SRC:%.c=$(B)/%.o)
 TRACE_TOOLS := $(TRACE_SRC:%.c=$(B)/%)
 
-PKGS := libdw libelf zlib jansson sqlite3 libcap-ng $(if $(BPF_SRC),libbpf)
+PKGS := libdw libelf zlib jansson sqlite3 libcap-ng capstone $(if $(BPF_SRC),libbpf)
 
 # ---- flags -----------------------------------------------------------------
 

@@ -27,6 +27,8 @@ struct pt_regs {
 	unsigned long r10;
 	unsigned long r9;
 	unsigned long r8;
+	unsigned long ax;
+	unsigned long cx;
 	unsigned long dx;
 	unsigned long si;
 	unsigned long di;
@@ -39,9 +41,18 @@ struct thread_struct {
 	unsigned long fsbase;
 } KERNEL_TYPE;
 
+struct xol_area { /* what [uprobes] in a process's maps is */
+	unsigned long vaddr;
+} KERNEL_TYPE;
+
+struct uprobes_state {
+	struct xol_area *xol_area;
+} KERNEL_TYPE;
+
 struct mm_struct {
 	unsigned long start_brk;
 	unsigned long brk;
+	struct uprobes_state uprobes_state;
 } KERNEL_TYPE;
 
 struct task_struct {

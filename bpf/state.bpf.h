@@ -91,6 +91,18 @@ struct {
 	__type(value, struct cpu_state);
 } cpu_states SEC(".maps");
 
+/*
+ * Where a return or session probe is under way, the kernel has put the address of its
+ * trampoline into the stack; here is what was there. Key: address of that word. The
+ * probe's programs keep it (uprobe.bpf.h), all stack walks use it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u64);
+} returns SEC(".maps");
+
 /* One slot for each program that may interrupt another. */
 enum scratch_slot { SLOT_FAULT, SLOT_FAULT_KERNEL, SLOT_SYSCALL, SLOT_SAMPLE, SLOT_N };
 
@@ -159,6 +171,17 @@ static __always_inline void count(enum counter c)
 static __always_inline int read_user(void *to, __u32 bytes, __u64 from)
 {
 	return bpf_probe_read_user(to, bytes, (const void *)from);
+}
+
+/* The address that the kernel puts in place of a return address; 0: none yet. It is the
+ * first of the [uprobes] mapping (kernel/events/uprobes.c: uprobe_get_trampoline_vaddr). */
+static __always_inline __u64 trampoline(void)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+
+	if (!bpf_core_field_exists(struct mm_struct, uprobes_state.xol_area))
+		return 0;
+	return BPF_CORE_READ(task, mm, uprobes_state.xol_area, vaddr);
 }
 
 static __always_inline bool in_code(const struct tables *t, __u64 ip)

@@ -136,6 +136,18 @@ static __always_inline int signal_step(struct scratch *s)
 	return STEP_ON;
 }
 
+/* A probe on return stands between this frame and its caller: takes the address that was
+ * there before. */
+static __always_inline bool return_restore(struct scratch *s)
+{
+	__u64 at = s->sp - 8, *was = bpf_map_lookup_elem(&returns, &at);
+
+	if (!was || s->ip != trampoline())
+		return false;
+	s->ip = *was;
+	return true;
+}
+
 /* From one native frame to its caller. */
 __noinline int native_step(__u32 slot)
 {
@@ -155,15 +167,21 @@ __noinline int native_step(__u32 slot)
 		return STEP_CUT;
 	if (in_code(t, s->ip))
 		return STEP_CODE;
+	/* a return address may lie behind the function that calls as its last act */
+	pc = s->exact ? s->ip : s->ip - 1;
+	at = module_find(slot, pc);
+	if (at < 0 && !s->exact && return_restore(s)) {
+		if (in_code(t, s->ip))
+			return STEP_CODE;
+		pc = s->ip - 1;
+		at = module_find(slot, pc);
+	}
 	if (!emit(s, STACK_WORD(STACK_NATIVE, s->ip & 0x7fffffffffffULL))) {
 		cut(s, CUT_DEPTH);
 		return STEP_CUT;
 	}
-	/* a return address may lie behind the function that calls as its last act */
-	pc = s->exact ? s->ip : s->ip - 1;
 	if (cfg.flavor == VM_EMULATOR && pc >= cfg.main_start && pc < cfg.main_end)
 		return STEP_MAIN;
-	at = module_find(slot, pc);
 	if (at < 0) {
 		cut(s, CUT_NO_MODULE);
 		return STEP_CUT;

@@ -10,7 +10,7 @@
 set -eu
 
 build='gcc make clang llvm libbpf-dev bpftool libelf-dev libdw-dev zlib1g-dev
-	libsqlite3-dev libjansson-dev libcap-ng-dev pkg-config'
+	libsqlite3-dev libjansson-dev libcap-ng-dev libcapstone-dev pkg-config'
 tests='erlang-base erlang-dev erlang-tools erlang-runtime-tools erlang-crypto
 	libcmocka-dev binutils clang-format clang-tidy shellcheck tmux gpgv
 	debian-archive-keyring xz-utils zstd python3 procps util-linux mount mmdebstrap
@@ -21,20 +21,21 @@ wanted=$build
 
 # How other distributions call them.
 fedora='gcc make clang llvm libbpf-devel bpftool elfutils-libelf-devel elfutils-devel
- zlib-devel sqlite-devel jansson-devel libcap-ng-devel pkgconf erlang libcmocka-devel
+ zlib-devel sqlite-devel jansson-devel libcap-ng-devel capstone-devel pkgconf erlang
+ libcmocka-devel
  binutils clang-tools-extra ShellCheck tmux gnupg2 debian-keyring dpkg xz zstd python3
  procps-ng util-linux git'
-arch='gcc make clang llvm libbpf bpf libelf zlib sqlite jansson libcap-ng pkgconf erlang
- cmocka binutils shellcheck tmux gnupg debian-archive-keyring dpkg xz zstd python
+arch='gcc make clang llvm libbpf bpf libelf zlib sqlite jansson libcap-ng capstone pkgconf
+ erlang cmocka binutils shellcheck tmux gnupg debian-archive-keyring dpkg xz zstd python
  procps-ng util-linux git'
 alpine='gcc musl-dev linux-headers make clang llvm libbpf-dev bpftool elfutils-dev zlib-dev
- sqlite-dev jansson-dev libcap-ng-dev pkgconf argp-standalone erlang erlang-dev cmocka-dev
+ sqlite-dev jansson-dev libcap-ng-dev capstone-dev pkgconf argp-standalone erlang erlang-dev cmocka-dev
  binutils clang-extra-tools shellcheck tmux gnupg debian-archive-keyring dpkg xz zstd
  python3 procps util-linux git'
 
 # Without apt the packages cannot be looked up by name; these must be there.
 tools_needed='cc make clang llvm-strip bpftool pkg-config'
-libs_needed='libbpf libelf libdw zlib sqlite3 jansson libcap-ng'
+libs_needed='libbpf libelf libdw zlib sqlite3 jansson libcap-ng capstone'
 [ "${1:-}" = --build ] || {
 	tools_needed="$tools_needed erl shellcheck tmux gpgv xz python3 unshare"
 	libs_needed="$libs_needed cmocka"

@@ -93,23 +93,32 @@ int image_pread(int fd, uint64_t at, void *buf, size_t len)
 	return 0;
 }
 
-int image_read(const struct image *i, uint64_t vaddr, void *buf, size_t len)
+/* The segment whose file part holds all of it, or NULL. */
+static const Elf64_Phdr *load_find(const struct image *i, uint64_t vaddr, size_t len)
 {
 	unsigned k;
 
 	if (vaddr >= IMAGE_ADDRESS_MAX || len > IMAGE_ADDRESS_MAX)
-		return -EFAULT;
+		return NULL;
 	for (k = 0; k < i->n_ph; k++) {
 		const Elf64_Phdr *p = &i->ph[k];
 
-		if (p->p_type != PT_LOAD || vaddr < p->p_vaddr ||
-		    vaddr - p->p_vaddr >= p->p_filesz || len > p->p_filesz - (vaddr - p->p_vaddr))
-			continue;
-		if (i->fd >= 0)
-			return image_pread(i->fd, p->p_offset + (vaddr - p->p_vaddr), buf, len);
-		return target_read(i->t, i->bias + vaddr, buf, len);
+		if (p->p_type == PT_LOAD && vaddr >= p->p_vaddr &&
+		    vaddr - p->p_vaddr < p->p_filesz && len <= p->p_filesz - (vaddr - p->p_vaddr))
+			return p;
 	}
-	return -EFAULT;
+	return NULL;
+}
+
+int image_read(const struct image *i, uint64_t vaddr, void *buf, size_t len)
+{
+	const Elf64_Phdr *p = load_find(i, vaddr, len);
+
+	if (!p)
+		return -EFAULT;
+	if (i->fd >= 0)
+		return image_pread(i->fd, p->p_offset + (vaddr - p->p_vaddr), buf, len);
+	return target_read(i->t, i->bias + vaddr, buf, len);
 }
 
 bool image_ehdr_good(const Elf64_Ehdr *eh)
@@ -746,6 +755,15 @@ bool image_holds(const struct image *i, uint64_t addr)
 int image_bytes(const struct image *i, uint64_t addr, void *buf, size_t len)
 {
 	return image_read(i, addr - i->bias, buf, len);
+}
+
+bool image_offset(const struct image *i, uint64_t addr, uint64_t *offset)
+{
+	const Elf64_Phdr *p = i->fd >= 0 ? load_find(i, addr - i->bias, 1) : NULL;
+
+	if (p)
+		*offset = p->p_offset + (addr - i->bias - p->p_vaddr);
+	return p;
 }
 
 int image_open(const struct image *i)

@@ -71,6 +71,8 @@ const char *image_symbol_source(struct image *i);
  * resident or not, and none becomes resident by asking; out of the target's
  * memory only when the image has no file. 0 or -errno. For code and read-only data. */
 int image_bytes(const struct image *i, uint64_t addr, void *buf, size_t len);
+/* Where in the file the byte at `addr` is; false if it comes from no file. */
+bool image_offset(const struct image *i, uint64_t addr, uint64_t *offset);
 /* A descriptor for the file itself (dup'ed, the caller closes) or -errno. */
 int image_open(const struct image *i);
 /* A descriptor for the separate debug file: the file itself when it has
