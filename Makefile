@@ -194,11 +194,11 @@ demo:
 	@tools/demo.py
 
 check:
-	@tools/deps.sh
+	@tools/deps.sh --optional
 	@tests/run.sh
 
 check-long:
-	@tools/deps.sh
+	@tools/deps.sh --optional
 	@tests/run.sh --long
 
 .PHONY: bench

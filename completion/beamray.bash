@@ -28,7 +28,7 @@ _beamray()
 		mapfile -t COMPREPLY < <(compgen -W "$(_beamray_pids)" -- "$cur")
 		return
 		;;
-	-o | --output)
+	-o | --output | --diff)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return
 		;;
@@ -37,7 +37,7 @@ _beamray()
 		return
 		;;
 	-f | --format)
-		mapfile -t COMPREPLY < <(compgen -W "text json folded svg pprof speedscope" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "text html json folded svg pprof speedscope" -- "$cur")
 		return
 		;;
 	--kind)
@@ -56,11 +56,11 @@ _beamray()
 	doctor) options="-p --pid -d --duration --json --no-uprobes --still --budget --unit -o --output -v --verbose -h --help" ;;
 	record) options="-p --pid -o --output -d --duration -i --interval --growth --no-uprobes --budget -v --verbose -h --help" ;;
 	report)
-		options="-f --format --json --kind --process --library --invert --unit -o --output -v --verbose -h --help"
+		options="-f --format --json --kind --process --library --invert --diff --unit -o --output -v --verbose -h --help"
 		[[ $cur == -* ]] || compopt -o default
 		;;
 	diff)
-		options="--json --kind --unit -o --output -v --verbose -h --help"
+		options="-f --format --json --kind --process --library --invert --unit -o --output -v --verbose -h --help"
 		[[ $cur == -* ]] || compopt -o default
 		;;
 	list)

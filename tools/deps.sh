@@ -3,7 +3,11 @@
 # Ubuntu), named where there is not. When everything is there it does nothing and
 # uses no network, so `make demo` and `make check` call it every time.
 #
-#   tools/deps.sh [--build]      with --build: only what building needs
+#   tools/deps.sh [--build | --optional]
+#
+#   --build      only what building needs
+#   --optional   also what single tests need and are skipped without; it is no
+#                error if it cannot be had
 #
 # Exit code 0: all there; 1: something is missing and could not be installed.
 # shellcheck disable=SC2086 # package lists are lists of words
@@ -15,6 +19,10 @@ tests='erlang-base erlang-dev erlang-tools erlang-runtime-tools erlang-crypto
 	libcmocka-dev binutils clang-format clang-tidy shellcheck tmux gpgv
 	debian-archive-keyring xz-utils zstd python3 procps util-linux mount mmdebstrap
 	ca-certificates git libjemalloc2'
+
+# A browser for the pages; capsh. (node and npm, for readers of other formats, are used
+# where they are: as packages of Debian they are hundreds.)
+optional='chromium fonts-dejavu-core libcap2-bin'
 
 wanted=$build
 [ "${1:-}" = --build ] || wanted="$build $tests"
@@ -101,19 +109,26 @@ if grep -qs '^ID=ubuntu' /etc/os-release; then
 fi
 
 missing=$(missing_packages | tr '\n' ' ')
-[ -n "$missing" ] || exit 0
+extra=''
+if [ "${1:-}" = --optional ]; then
+	needed=$wanted wanted=$optional
+	extra=$(missing_packages | tr '\n' ' ')
+	wanted=$needed
+fi
+[ -n "$missing$extra" ] || exit 0
 
 as_root=''
 if [ "$(id -u)" -ne 0 ]; then
 	if have sudo; then
 		as_root=sudo
 	else
+		[ -n "$missing" ] || exit 0
 		echo "Missing packages, and neither root nor sudo to install them: $missing" >&2
 		exit 1
 	fi
 fi
 
-echo "Installing: $missing"
+echo "Installing: $missing$extra"
 apt() {
 	$as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
 		-o Dpkg::Use-Pty=0 -o APT::Install-Recommends=false -o DPkg::Lock::Timeout=300 "$@"
@@ -123,7 +138,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 # Known package lists may do; only when they do not, they are fetched, once.
-if ! apt install $missing >"$log" 2>&1; then
+if [ -n "$missing" ] && ! apt install $missing >"$log" 2>&1; then
 	apt update >"$log" 2>&1 || true
 	if ! apt install $missing >>"$log" 2>&1; then
 		tail -n 20 "$log" >&2
@@ -136,3 +151,7 @@ missing=$(missing_packages | tr '\n' ' ')
 	echo "Still missing after apt: $missing" >&2
 	exit 1
 }
+if [ -n "$extra" ] && ! apt install $extra >"$log" 2>&1; then
+	apt update >"$log" 2>&1 || true
+	apt install $extra >>"$log" 2>&1 || echo "apt could not install: $extra(some tests are skipped)" >&2
+fi

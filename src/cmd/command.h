@@ -68,6 +68,8 @@ double duration_parse(const char *text);
 int command_fail(const struct error *err, int ret);
 /* Opens the output that -o names; NULL after the sentence was printed. */
 FILE *output_open(const struct options *o);
+/* Would it be written over the file at `path`? */
+bool output_is(const struct options *o, const char *path);
 /* Closes it; false (with the sentence printed) when something was not written. */
 bool output_close(const struct options *o, FILE *f);
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -232,6 +233,14 @@ FILE *output_open(const struct options *o)
 		fprintf(stderr, "beamray: cannot write %s: %s\n",
 			escape_string(safe, sizeof(safe), o->output), strerror(errno));
 	return f;
+}
+
+bool output_is(const struct options *o, const char *path)
+{
+	struct stat a, b;
+
+	return o->output && strcmp(o->output, "-") != 0 && stat(o->output, &a) == 0 &&
+	       stat(path, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 bool output_close(const struct options *o, FILE *f)

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* beamray report: what is in a recording. */
-#include "cmd/command.h"
+#include "cmd/diff.h"
+#include "cmd/diff.h"
 
 #include <errno.h>
-#include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "report/recording_report.h"
+#include "report/recording_view.h"
 #include "target/escape.h"
 
 static const char usage[] =
@@ -16,13 +15,17 @@ static const char usage[] =
 	"What a recording holds: how the ledger changed, and which stacks, processes and\n"
 	"libraries did it. Needs no privilege, and neither the node nor its machine.\n"
 	"\n"
-	"  -f, --format FORMAT  text (default), json (schema beamray.report/1), or of the\n"
-	"                       stacks: folded (flamegraph.pl), svg (a flame graph),\n"
+	"  -f, --format FORMAT  text (default), html (one page: memory over time, tables,\n"
+	"                       flame graphs), json (schema beamray.report/1), or of the\n"
+	"                       stacks: svg (a flame graph), folded (flamegraph.pl),\n"
 	"                       pprof (profile.proto, gzip), speedscope\n"
-	"      --kind KIND      which profile: growth\n"
+	"      --kind KIND      which profile: growth, cpu ... (default: text and html show\n"
+	"                       all that were recorded, the others growth)\n"
 	"      --process TEXT   only stacks of processes or threads with TEXT in the name\n"
 	"      --library NAME   only stacks with a frame of this library\n"
 	"      --invert         leaf first: what was called, and by whom\n"
+	"      --diff FILE      compare with that recording, as `beamray diff FILE THIS` does:\n"
+	"                       text, json, folded or svg (a differential flame graph)\n"
 	"  -o, --output FILE    write there instead of to the terminal\n"
 	"      --unit UNIT      auto, B, KiB, MiB or GiB\n"
 	"  -v, --verbose        all rows and stacks, not the top of each\n"
@@ -31,32 +34,17 @@ static const char usage[] =
 	"Exit codes: 0 ok, 2 usage, or not a recording, or a damaged one, 4 not permitted,\n"
 	"6 the recording says itself that it is incomplete.\n";
 
-enum format { TEXT, JSON, FOLDED, SVG, PPROF, SPEEDSCOPE, HTML, N_FORMATS };
-static const char *const formats[N_FORMATS] = { "text",	 "json",       "folded", "svg",
-						"pprof", "speedscope", "html" };
+enum format { TEXT, HTML, JSON, FOLDED, SVG, PPROF, SPEEDSCOPE, N_FORMATS };
+static const char *const formats[N_FORMATS] = { "text", "html",	 "json",      "folded",
+						"svg",	"pprof", "speedscope" };
 
 struct report {
 	struct options o;
 	enum format format;
-	const char *kind;
-	struct profile_report_opts filter;
-
-	struct recording *r;
-	struct recording_row *first, *last;
-	struct profile *profile;
-	struct symbols *symbols;
-	struct profile_report *report;
-	json_t *before, *after;
-	struct recording_view view;
-	struct error no_profile;
+	struct view_opts view;
+	const char *base; /* --diff */
+	struct recording_view v;
 };
-
-static int take_text(void *to, const char *arg, struct error *err)
-{
-	(void)err;
-	*(const char **)to = arg;
-	return 0;
-}
 
 static int usage_error(const char *what, const char *arg)
 {
@@ -77,73 +65,16 @@ static int pick_format(struct report *p)
 	for (i = 0; i < N_FORMATS && strcmp(name, formats[i]) != 0; i++)
 		;
 	if (i == N_FORMATS)
-		return usage_error("-f is one of text, json, folded, svg, pprof, speedscope", name);
-	if (i == HTML)
-		return usage_error("html cannot be written by this version; svg can", NULL);
+		return usage_error("-f is one of text, html, json, folded, svg, pprof, speedscope",
+				   name);
 	p->format = (enum format)i;
 	return -1;
 }
 
-static json_t *document(struct report *p, unsigned look)
+static int write_json(FILE *to, const struct recording_view *v)
 {
-	struct error err = { 0 };
-	json_t *doc = NULL;
-	char *text;
+	json_t *doc = recording_json(v);
 
-	if (recording_document(p->r, look, &text, &err) == 0) {
-		doc = recording_document_json(text);
-		free(text);
-	}
-	return doc;
-}
-
-/* Everything is read before anything is written: a recording that turns out to be
- * damaged leaves no half report. */
-static int load(struct report *p, const char *path, struct error *err)
-{
-	struct recording_view *v = &p->view;
-	int ret = recording_open(path, &p->r, err);
-	unsigned last = ret == 0 ? (unsigned)p->r->n_looks : 0;
-
-	if (ret < 0)
-		return ret;
-	v->recording = p->r;
-	v->filtered = p->filter.process || p->filter.library;
-	if (last && (p->format == TEXT || p->format == JSON)) {
-		ret = recording_rows(p->r, 1, &p->first, &v->n_first, err);
-		if (ret == 0)
-			ret = recording_rows(p->r, last, &p->last, &v->n_last, err);
-		if (ret < 0)
-			return ret;
-		v->first = p->first;
-		v->last = p->last;
-		if (p->format == JSON) {
-			p->before = document(p, 1);
-			p->after = document(p, last);
-		}
-	}
-	ret = recording_profile(p->r, p->kind, UINT_MAX, &p->profile, &p->symbols, &p->no_profile);
-	if (ret == 0)
-		ret = profile_report_new(p->profile, p->symbols, &p->filter, &p->report);
-	if (ret == -ENOENT && (p->format == TEXT || p->format == JSON)) {
-		v->why_not = p->no_profile.text;
-		return 0;
-	}
-	if (ret < 0) {
-		*err = p->no_profile;
-		return ret;
-	}
-	v->report = p->report;
-	v->profile = p->profile;
-	v->symbols = p->symbols;
-	return 0;
-}
-
-static int write_json(FILE *to, struct report *p)
-{
-	json_t *doc = recording_json(&p->view, p->before, p->after);
-
-	p->before = p->after = NULL; /* taken over */
 	if (!doc)
 		return -ENOMEM;
 	json_dumpf(doc, to, JSON_COMPACT | JSON_REAL_PRECISION(12));
@@ -154,7 +85,8 @@ static int write_json(FILE *to, struct report *p)
 
 static int write_report(FILE *to, struct report *p)
 {
-	const struct recording *r = p->r;
+	const struct recording *r = p->v.recording;
+	const struct profile_report *stacks = p->v.n_profiles ? p->v.profiles[0].report : NULL;
 	struct recording_text_opts text = { p->o.unit, columns_of(to), p->o.verbose > 0 };
 	uint64_t begin = 0, duration = 0;
 
@@ -165,19 +97,22 @@ static int write_report(FILE *to, struct report *p)
 				(uint64_t)(r->looks[r->n_looks - 1].time_ns - r->looks[0].time_ns);
 	}
 	switch (p->format) {
+	case HTML:
+		recording_html(to, &p->v);
+		return 0;
 	case JSON:
-		return write_json(to, p);
+		return write_json(to, &p->v);
 	case FOLDED:
-		return profile_folded(to, p->report);
+		return profile_folded(to, stacks);
 	case SVG:
-		profile_flamegraph(to, p->report);
+		profile_flamegraph(to, stacks, 0);
 		return 0;
 	case PPROF:
-		return profile_pprof(to, p->report, begin, duration);
+		return profile_pprof(to, stacks, begin, duration);
 	case SPEEDSCOPE:
-		return profile_speedscope(to, p->report);
+		return profile_speedscope(to, stacks);
 	default:
-		recording_text(to, &p->view, &text);
+		recording_text(to, &p->v, &text);
 		return 0;
 	}
 }
@@ -192,19 +127,63 @@ static bool incomplete(const struct recording *r)
 	return false;
 }
 
+static int report_all(struct report *p, const char *path)
+{
+	struct error err = { 0 };
+	FILE *to;
+	int ret;
+
+	if (output_is(&p->o, path))
+		return usage_error("-o names the recording itself", NULL);
+	ret = recording_view_open(&p->v, path, &p->view, &err);
+	if (ret < 0)
+		return command_fail(&err, ret);
+	to = output_open(&p->o);
+	if (!to)
+		return EXIT_USAGE;
+	ret = write_report(to, p);
+	if (!output_close(&p->o, to))
+		return EXIT_INCOMPLETE;
+	if (ret < 0)
+		return command_fail(&err, ret);
+	return incomplete(p->v.recording) ? EXIT_INCOMPLETE : EXIT_OK;
+}
+
+/* What a diff finds is no finding of a report. */
+static int against(const struct report *p, const char *path)
+{
+	const struct diff_request q = {
+		.options = &p->o,
+		.format = formats[p->format],
+		.a = p->base,
+		.b = path,
+		.kind = p->view.kind,
+		.filter = p->view.filter,
+	};
+	int ret;
+
+	if (p->format == HTML || p->format == SPEEDSCOPE)
+		return usage_error("--diff has the formats text, json, svg and folded", NULL);
+	if (p->format == PPROF)
+		return usage_error("pprof compares by itself: write both recordings with -f pprof "
+				   "and give it -diff_base",
+				   NULL);
+	ret = diff_run(&q);
+	return ret == EXIT_FINDING ? EXIT_OK : ret;
+}
+
 static int run(int argc, char **argv)
 {
-	struct report p = { .kind = "growth" };
+	struct report p = { 0 };
 	const struct option_own own[] = {
-		{ "kind", true, take_text, &p.kind },
-		{ "process", true, take_text, &p.filter.process },
-		{ "library", true, take_text, &p.filter.library },
-		{ "invert", false, option_flag, &p.filter.invert },
+		{ "kind", true, option_text, &p.view.kind },
+		{ "process", true, option_text, &p.view.filter.process },
+		{ "library", true, option_text, &p.view.filter.library },
+		{ "invert", false, option_flag, &p.view.filter.invert },
+		{ "diff", true, option_text, &p.base },
 		{ NULL, false, NULL, NULL },
 	};
-	struct error err = { 0 };
 	int rest, ret = options_parse(argc, argv, &cmd_report, &p.o, own, &rest);
-	FILE *to = NULL;
 
 	if (ret < 0)
 		ret = pick_format(&p);
@@ -215,30 +194,13 @@ static int run(int argc, char **argv)
 				   NULL);
 	if (p.o.pid)
 		return usage_error("a report is made of a recording, not of a process (-p)", NULL);
-	ret = load(&p, argv[rest], &err);
-	if (ret == 0) {
-		to = output_open(&p.o);
-		if (!to) {
-			ret = EXIT_USAGE;
-			goto out;
-		}
-		ret = write_report(to, &p);
-		if (!output_close(&p.o, to) && ret == 0)
-			ret = EXIT_INCOMPLETE;
-		else if (ret == 0)
-			ret = incomplete(p.r) ? EXIT_INCOMPLETE : EXIT_OK;
-	}
-	if (ret < 0)
-		ret = command_fail(&err, ret);
-out:
-	json_decref(p.before);
-	json_decref(p.after);
-	profile_report_free(p.report);
-	profile_free(p.profile);
-	symbols_free(p.symbols);
-	free(p.first);
-	free(p.last);
-	recording_close(p.r);
+	if (p.base)
+		return against(&p, argv[rest]);
+	p.view.ledgers = p.format == TEXT || p.format == JSON || p.format == HTML;
+	p.view.history = p.format == HTML;
+	p.view.one = p.format != TEXT && p.format != HTML;
+	ret = report_all(&p, argv[rest]);
+	recording_view_close(&p.v);
 	return ret;
 }
 

@@ -142,7 +142,7 @@ static int prepare(struct profile *p)
 	return 0;
 }
 
-static int64_t add(int64_t a, int64_t b)
+int64_t weight_add(int64_t a, int64_t b)
 {
 	int64_t sum;
 
@@ -186,8 +186,8 @@ int profile_add(struct profile *p, const struct frame *frames, size_t n, uint64_
 	s = &p->stacks[p->index->slots[slot]];
 	if (s->tid != tid)
 		s->tid = 0;
-	s->weight = add(s->weight, weight);
-	s->gross = add(s->gross, gross);
+	s->weight = weight_add(s->weight, weight);
+	s->gross = weight_add(s->gross, gross);
 	s->count += count;
 	return 0;
 }
@@ -221,7 +221,7 @@ int64_t profile_total(const struct profile *p)
 	size_t i;
 
 	for (i = 0; i < p->n; i++)
-		total = add(total, p->stacks[i].weight);
+		total = weight_add(total, p->stacks[i].weight);
 	return total;
 }
 

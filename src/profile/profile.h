@@ -78,6 +78,8 @@ void profile_sort(struct profile *p);
 /* Sum of the stacks' weights and of what has no stack. Sums stop at the ends of
  * int64_t instead of wrapping. */
 int64_t profile_total(const struct profile *p);
+/* a + b, which stops at the ends of int64_t instead of wrapping. */
+int64_t weight_add(int64_t a, int64_t b);
 /* Is the address of frame i that of an instruction, and not a return address?
  * So is the first one's, and that of the first behind kernel frames. */
 bool profile_frame_exact(const struct profile_stack *s, size_t i);

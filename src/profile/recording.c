@@ -772,3 +772,17 @@ const char *recording_target(const struct recording *r, const char *name)
 {
 	return find_fact(r->target, r->n_target, name);
 }
+
+bool recording_counter_at(const struct recording *r, unsigned look, const char *name,
+			  uint64_t *value)
+{
+	bool found = false;
+	size_t i;
+
+	for (i = 0; i < r->n_counters; i++)
+		if (r->counters[i].look <= look && strcmp(r->counters[i].name, name) == 0) {
+			*value = r->counters[i].value;
+			found = true;
+		}
+	return found;
+}

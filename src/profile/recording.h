@@ -131,6 +131,10 @@ void recording_close(struct recording *r);
 const char *recording_fact(const struct recording *r, const char *name);
 const char *recording_target(const struct recording *r, const char *name);
 
+/* The value of a counter at the last look up to `look`; false if there is none. */
+bool recording_counter_at(const struct recording *r, unsigned look, const char *name,
+			  uint64_t *value);
+
 /* The ledger of look `number`, largest row first; the caller frees. -ENOENT: there
  * is no such look. The rows add up to the look's rss. */
 int recording_rows(struct recording *r, unsigned number, struct recording_row **rows, size_t *n,

@@ -16,17 +16,22 @@
  * has a <title> that browsers show and screen readers read. With JavaScript a
  * click makes a box fill the width, and a search colours what matches.
  *
+ * With a base to compare with, a box is as wide as the larger of both weights, so
+ * that what came and what went are both there; its colour says how much of it that
+ * is: red came, blue went.
+ *
  * Only positive weights have a width. Memory that stacks gave back is in the
  * numbers and named in the second line, and not in the picture.
  *
- * Boxes narrower than a fifth of a pixel are left out, which bounds the size of
- * the document: at most 6,000 boxes a row.
+ * Boxes narrower than a fifth of a pixel are left out, and rows above the 600th,
+ * which bounds the size of the document: at most 6,000 boxes a row.
  */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "report/profile_report.h"
+#include "report/xml.h"
 
 #define WIDTH	 1200.0
 #define MARGIN	 10.0
@@ -58,6 +63,20 @@ static const struct {
 
 #define N_KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
+/* Of a difference: shares of the box's width that came (or, below 0, went). */
+static const struct {
+	double least; /* of the absolute share */
+	const char *class, *colour, *legend;
+} differences[] = {
+	{ 0.5, "d3", "#7fb3dc", "went" }, { 0.2, "d2", "#a9cfe6", NULL },
+	{ 0.02, "d1", "#d6e8f3", NULL },  { 0, "d0", "#f4f4f4", "the same" },
+	{ 0.02, "u1", "#fddfd3", NULL },  { 0.2, "u2", "#f9bda8", NULL },
+	{ 0.5, "u3", "#f4917d", "came" },
+};
+
+#define N_DIFFERENCES (sizeof(differences) / sizeof(differences[0]))
+#define SAME	      3
+
 static size_t kind_index(enum frame_kind kind)
 {
 	size_t i;
@@ -70,38 +89,22 @@ static size_t kind_index(enum frame_kind kind)
 	return i;
 }
 
-/* Text in XML: what has been escaped for a terminal still has < and &. Bytes
- * that no XML document may hold are not in it any more. */
-static void put_xml(FILE *to, const char *text, size_t len)
+static size_t difference_index(const struct report_node *n)
 {
+	double a = (double)n->base_total, b = (double)n->total;
+	double larger = a > b ? a : b, share = larger > 0 ? (b - a) / larger : 0;
 	size_t i;
 
-	for (i = 0; i < len; i++)
-		switch (text[i]) {
-		case '<':
-			fputs("&lt;", to);
-			break;
-		case '>':
-			fputs("&gt;", to);
-			break;
-		case '&':
-			fputs("&amp;", to);
-			break;
-		case '"':
-			fputs("&quot;", to);
-			break;
-		case '\'':
-			fputs("&#39;", to);
-			break;
-		default:
-			if ((unsigned char)text[i] >= 0x20 && text[i] != 0x7f)
-				putc(text[i], to);
-		}
-}
-
-static void put_text(FILE *to, const char *text)
-{
-	put_xml(to, text, strlen(text));
+	if (share < 0) {
+		for (i = 0; i < SAME; i++)
+			if (-share >= differences[i].least)
+				return i;
+	} else {
+		for (i = N_DIFFERENCES - 1; i > SAME; i--)
+			if (share >= differences[i].least)
+				return i;
+	}
+	return SAME;
 }
 
 /* Bytes of the first `chars` characters. */
@@ -132,9 +135,9 @@ static void put_fitting(FILE *to, const char *text, double width)
 	size_t room = width < 4 * CHAR ? 0 : (size_t)((width - 6) / CHAR), have = utf8_length(text);
 
 	if (have <= room) {
-		put_text(to, text);
+		xml_string(to, text);
 	} else if (room >= 4) {
-		put_xml(to, text, utf8_prefix(text, room - 2));
+		xml_text(to, text, utf8_prefix(text, room - 2));
 		fputs("..", to);
 	}
 }
@@ -142,14 +145,14 @@ static void put_fitting(FILE *to, const char *text, double width)
 /* ---- the page around ------------------------------------------------------ */
 
 static const char style[] =
-	"text{font:11px monospace;fill:#111}"
-	"text.h{font:bold 16px sans-serif}text.s,text.i{font:12px sans-serif}"
-	"text.a{font:12px sans-serif;fill:#0b5394;text-decoration:underline;cursor:pointer}"
-	"rect{stroke:#fff;stroke-width:.6}"
-	"rect.bg{fill:#fcfcfd;stroke:none}"
-	"g.f{cursor:pointer}g.f:hover rect{stroke:#111;stroke-width:1.2}"
-	"g.f text{pointer-events:none}"
-	"g.o rect{opacity:.45}g.m rect{fill:#e3008c}g.m text{fill:#fff}";
+	".fg text{font:11px monospace;fill:#111}"
+	".fg text.h{font:bold 16px sans-serif}.fg text.s,.fg text.i{font:12px sans-serif}"
+	".fg text.a{font:12px sans-serif;fill:#0b5394;text-decoration:underline;cursor:pointer}"
+	".fg rect{stroke:#fff;stroke-width:.6}"
+	".fg rect.bg{fill:#fcfcfd;stroke:none}"
+	".fg g.f{cursor:pointer}.fg g.f:hover rect{stroke:#111;stroke-width:1.2}"
+	".fg g.f text{pointer-events:none}"
+	".fg g.o rect{opacity:.45}.fg g.m rect{fill:#e3008c}.fg g.m text{fill:#fff}";
 
 /* Boxes know nothing of each other but their place: data-x and data-w are shares
  * of the whole width, data-d the row. So zooming is arithmetic. */
@@ -158,8 +161,8 @@ static const char script[] =
 	"var svg=document.currentScript?document.currentScript.ownerSVGElement:"
 	"document.documentElement;"
 	"var G=[].slice.call(svg.querySelectorAll('g.f')),W=+svg.dataset.w,M=+svg.dataset.m,"
-	"C=+svg.dataset.c,info=svg.querySelector('#info'),found=svg.querySelector('#found'),"
-	"reset=svg.querySelector('#reset');"
+	"C=+svg.dataset.c,info=svg.querySelector('.info'),found=svg.querySelector('.found'),"
+	"reset=svg.querySelector('.reset'),alone=svg.dataset.n==='0';"
 	"var F=G.map(function(g){var t=g.querySelector('title').textContent;"
 	"return{g:g,r:g.querySelector('rect'),t:g.querySelector('text'),x:+g.dataset.x,"
 	"w:+g.dataset.w,d:+g.dataset.d,n:t.slice(0,t.lastIndexOf(' (')),full:t};});"
@@ -192,10 +195,22 @@ static const char script[] =
 	"function button(el,fn){el.style.display='';el.addEventListener('click',fn);"
 	"el.addEventListener('keydown',function(e){if(e.key==='Enter'||e.key===' '){"
 	"e.preventDefault();fn();}});}"
-	"button(svg.querySelector('#search'),search);button(reset,function(){zoom(null);});"
+	"button(svg.querySelector('.search'),search);button(reset,function(){zoom(null);});"
 	"document.addEventListener('keydown',function(e){if(e.key==='Escape')zoom(null);"
-	"else if((e.ctrlKey||e.metaKey)&&e.key==='f'){e.preventDefault();search();}});"
+	"else if(alone&&(e.ctrlKey||e.metaKey)&&e.key==='f'){e.preventDefault();search();}});"
 	"draw();})();";
+
+static double put_key(FILE *to, double x, const char *class, const char *text)
+{
+	fprintf(to,
+		"<rect class=\"%s\" x=\"%.1f\" y=\"58\" width=\"14\" height=\"14\" "
+		"style=\"stroke:#777\"/>",
+		class, x);
+	if (!text)
+		return x + 16;
+	fprintf(to, "<text class=\"s\" x=\"%.1f\" y=\"69\">%s</text>", x + 19, text);
+	return x + 38 + 7.0 * (double)strlen(text);
+}
 
 static void put_legend(FILE *to, const struct profile_report *r)
 {
@@ -203,20 +218,27 @@ static void put_legend(FILE *to, const struct profile_report *r)
 	double x = MARGIN;
 	size_t i;
 
+	fputs("<g aria-label=\"Legend\">", to);
 	for (i = 1; i < r->n_nodes; i++)
 		if (r->nodes[i].drawn)
 			used[kind_index(r->names[r->nodes[i].name].kind)] = true;
-	fputs("<g aria-label=\"Legend\">", to);
-	for (i = 0; i < N_KINDS; i++) {
-		if (!used[i])
-			continue;
-		fprintf(to,
-			"<rect class=\"%s\" x=\"%.1f\" y=\"58\" width=\"14\" height=\"14\" "
-			"style=\"stroke:#777\"/><text class=\"s\" x=\"%.1f\" y=\"69\">%s</text>",
-			kinds[i].class, x, x + 19, kinds[i].legend);
-		x += 38 + 7.0 * (double)strlen(kinds[i].legend);
-	}
+	for (i = 0; i < N_KINDS && !r->has_base; i++)
+		if (used[i])
+			x = put_key(to, x, kinds[i].class, kinds[i].legend);
+	for (i = 0; i < N_DIFFERENCES && r->has_base; i++)
+		x = put_key(to, x, differences[i].class, differences[i].legend);
 	fputs("</g>\n", to);
+}
+
+static void put_difference(FILE *to, const struct profile_report *r, uint64_t narrow)
+{
+	char a[32], b[32];
+
+	fprintf(to, "%s before, ", weight_format(a, sizeof(a), r->profile, r->base_total));
+	fprintf(to, "%s after; width is the larger of both, in %s",
+		weight_format(b, sizeof(b), r->profile, r->total), r->profile->unit);
+	if (narrow)
+		fprintf(to, "; %" PRIu64 " boxes too narrow to draw", narrow);
 }
 
 /* The second line: how much, in what, and what is not in the picture. */
@@ -270,13 +292,19 @@ static void put_box(struct drawing *d, uint32_t node, double x, unsigned depth)
 		"<g class=\"f\" tabindex=\"-1\" data-x=\"%.9f\" data-w=\"%.9f\" data-d=\"%u\">"
 		"<title>",
 		(x - MARGIN) / (WIDTH - 2 * MARGIN), w / (WIDTH - 2 * MARGIN), depth);
-	put_text(d->to, name->text);
+	xml_string(d->to, name->text);
+	if (r->has_base)
+		fprintf(d->to, " (%s before, ",
+			weight_format(weight, sizeof(weight), r->profile, n->base_total));
 	fprintf(d->to,
-		" (%s, %.2f%%, %s)</title><rect class=\"%s\" x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" "
+		"%s%s%s, %.2f%%, %s)</title><rect class=\"%s\" x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" "
 		"height=\"%.1f\" rx=\"1\"/><text x=\"%.2f\" y=\"%.1f\">",
+		r->has_base ? "" : " (",
 		weight_format(weight, sizeof(weight), r->profile, n->total),
-		100.0 * (double)n->drawn / all, frame_kind_name(name->kind),
-		kinds[kind_index(name->kind)].class, x, y, w, ROW - 1, x + 3, y + 12);
+		r->has_base ? " after" : "", 100.0 * (double)n->drawn / all,
+		frame_kind_name(name->kind),
+		r->has_base ? differences[difference_index(n)].class : kinds[kind_index(name->kind)].class,
+		x, y, w, ROW - 1, x + 3, y + 12);
 	put_fitting(d->to, name->text, w);
 	fputs("</text></g>\n", d->to);
 }
@@ -327,7 +355,7 @@ static void walk(struct drawing *d)
 	free(left);
 }
 
-void profile_flamegraph(FILE *to, const struct profile_report *r)
+void profile_flamegraph(FILE *to, const struct profile_report *r, unsigned number)
 {
 	struct drawing d = { .r = r };
 	size_t i;
@@ -336,31 +364,42 @@ void profile_flamegraph(FILE *to, const struct profile_report *r)
 		d.scale = (WIDTH - 2 * MARGIN) / (double)r->nodes[0].drawn;
 	walk(&d); /* how many rows? */
 	d.height = TOP + (d.rows ? d.rows : 1) * ROW + BOTTOM;
+	if (!number)
+		fputs("<?xml version=\"1.0\" encoding=\"UTF-8\" standalone=\"no\"?>\n", to);
 	fprintf(to,
-		"<?xml version=\"1.0\" encoding=\"UTF-8\" standalone=\"no\"?>\n"
-		"<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" "
-		"aria-labelledby=\"title numbers\" viewBox=\"0 0 %.0f %.0f\" width=\"100%%\" "
-		"data-w=\"%.0f\" data-m=\"%.0f\" data-c=\"%.1f\">\n"
-		"<style>%s",
-		WIDTH, d.height, WIDTH - 2 * MARGIN, MARGIN, CHAR, style);
-	for (i = 0; i < N_KINDS; i++)
-		fprintf(to, "rect.%s{fill:%s}", kinds[i].class, kinds[i].colour);
+		"<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"fg\" role=\"img\" "
+		"aria-labelledby=\"title%u numbers%u\" viewBox=\"0 0 %.0f %.0f\" width=\"100%%\" "
+		"data-w=\"%.0f\" data-m=\"%.0f\" data-c=\"%.1f\" data-n=\"%u\">\n",
+		number, number, WIDTH, d.height, WIDTH - 2 * MARGIN, MARGIN, CHAR, number);
+	if (number < 2) { /* one page has one style sheet */
+		fprintf(to, "<style>%s", style);
+		for (i = 0; i < N_KINDS; i++)
+			fprintf(to, ".fg rect.%s{fill:%s}", kinds[i].class, kinds[i].colour);
+		for (i = 0; i < N_DIFFERENCES; i++)
+			fprintf(to, ".fg rect.%s{fill:%s}", differences[i].class,
+				differences[i].colour);
+		fputs("</style>\n", to);
+	}
 	fprintf(to,
-		"</style>\n<rect class=\"bg\" width=\"%.0f\" height=\"%.0f\"/>\n"
-		"<text class=\"h\" id=\"title\" x=\"%.0f\" y=\"24\">",
-		WIDTH, d.height, MARGIN);
-	put_text(to, r->title);
-	fprintf(to, "</text>\n<text class=\"s\" id=\"numbers\" x=\"%.0f\" y=\"44\">", MARGIN);
-	put_numbers(to, r, d.narrow);
+		"<rect class=\"bg\" width=\"%.0f\" height=\"%.0f\"/>\n"
+		"<text class=\"h\" id=\"title%u\" x=\"%.0f\" y=\"24\">",
+		WIDTH, d.height, number, MARGIN);
+	xml_string(to, r->title);
+	fprintf(to, "</text>\n<text class=\"s\" id=\"numbers%u\" x=\"%.0f\" y=\"44\">", number,
+		MARGIN);
+	if (r->has_base)
+		put_difference(to, r, d.narrow);
+	else
+		put_numbers(to, r, d.narrow);
 	fputs("</text>\n", to);
 	put_legend(to, r);
 	fprintf(to,
-		"<text class=\"a\" id=\"reset\" role=\"button\" tabindex=\"0\" x=\"%.0f\" y=\"24\" "
+		"<text class=\"a reset\" role=\"button\" tabindex=\"0\" x=\"%.0f\" y=\"24\" "
 		"text-anchor=\"end\" style=\"display:none\">Reset zoom</text>\n"
-		"<text class=\"a\" id=\"search\" role=\"button\" tabindex=\"0\" x=\"%.0f\" y=\"24\" "
+		"<text class=\"a search\" role=\"button\" tabindex=\"0\" x=\"%.0f\" y=\"24\" "
 		"text-anchor=\"end\" style=\"display:none\">Search</text>\n"
-		"<text class=\"i\" id=\"found\" x=\"%.0f\" y=\"%.0f\" text-anchor=\"end\"></text>\n"
-		"<text class=\"i\" id=\"info\" x=\"%.0f\" y=\"%.0f\"></text>\n",
+		"<text class=\"i found\" x=\"%.0f\" y=\"%.0f\" text-anchor=\"end\"></text>\n"
+		"<text class=\"i info\" x=\"%.0f\" y=\"%.0f\"></text>\n",
 		WIDTH - MARGIN - 60, WIDTH - MARGIN, WIDTH - MARGIN, d.height - 12, MARGIN,
 		d.height - 12);
 	d.to = to;

@@ -4,38 +4,14 @@
  *
  *	my_server;my_server:handle_call/3;leak [leak_nif.so];malloc [libc.so.6] 4096
  *
- * A weight may be negative (memory that these stacks gave back, net).
+ * A weight may be negative (memory that these stacks gave back, net). With a base
+ * there are two weights, the base's first.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
 #include "report/profile_report.h"
-
-/* ";" would end a frame; it is written as other unprintable bytes are. */
-static void put_name(FILE *to, const char *text)
-{
-	for (; *text; text++)
-		if (*text == ';')
-			fputs("\\x3B", to);
-		else
-			putc(*text, to);
-}
-
-static void put_line(FILE *to, const struct profile_report *r, uint32_t node, uint32_t *path)
-{
-	size_t n = 0;
-	uint32_t at;
-
-	for (at = node; at; at = r->nodes[at].parent)
-		path[n++] = r->nodes[at].name;
-	while (n-- > 0) {
-		put_name(to, r->names[path[n]].text);
-		if (n)
-			putc(';', to);
-	}
-	fprintf(to, " %" PRId64 "\n", r->nodes[node].self);
-}
 
 int profile_folded(FILE *to, const struct profile_report *r)
 {
@@ -45,8 +21,12 @@ int profile_folded(FILE *to, const struct profile_report *r)
 	if (!path)
 		return -ENOMEM;
 	for (i = 1; i < r->n_nodes; i++)
-		if (r->nodes[i].self)
-			put_line(to, r, (uint32_t)i, path);
+		if (r->nodes[i].self || r->nodes[i].base_self) {
+			report_path(to, r, (uint32_t)i, path);
+			if (r->has_base)
+				fprintf(to, " %" PRId64, r->nodes[i].base_self);
+			fprintf(to, " %" PRId64 "\n", r->nodes[i].self);
+		}
 	free(path);
 	return 0;
 }

@@ -5,28 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "report/account_groups.h"
 #include "report/paragraph.h"
-
-/* The accounts in the order in which a person asks for them: what the VM says
- * it uses, what it holds beside that, what is not the VM's. */
-static const struct group {
-	const char *name;
-	const char *meaning;
-	const char *prefixes[4];
-} groups[] = {
-	{ "VM used", "blocks in use: the node's own data", { "vm.used" } },
-	{ "VM free", "free space in carriers: fragmentation", { "vm.free" } },
-	{ "VM slack, cache", "carrier headers, tails, cached segments", { "vm.slack", "vm.cache" } },
-	{ "VM code, stacks", "JIT code (mapped twice), thread stacks", { "vm.code", "vm.stack" } },
-	{ "native used",
-	  "NIFs, drivers, libraries: malloc and mmap",
-	  { "native.heap.used", "native.mmap", "native.stack" } },
-	{ "native free", "free memory inside libc's heap", { "native.heap.free" } },
-	{ "files, kernel",
-	  "program and library text, files, shared",
-	  { "image", "file", "shared", "kernel" } },
-	{ "unattributed", "what nobody here can name", { "unattributed" } },
-};
 
 static void bar(FILE *to, uint64_t part, uint64_t whole, unsigned width)
 {
@@ -76,19 +56,17 @@ static void os_beside_vm(FILE *to, const struct look *l, const struct ledger *g,
 
 static void group_table(FILE *to, const struct ledger *g, const struct memory_text_opts *opts)
 {
+	uint64_t sums[ACCOUNT_GROUPS] = { 0 };
 	char a[32];
-	size_t i, k;
+	size_t i;
 
+	for (i = 0; i < g->n; i++)
+		sums[account_group_of(g->rows[i].account)] += g->rows[i].bytes;
 	fputc('\n', to);
-	for (i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
-		uint64_t sum = 0;
-
-		for (k = 0; k < 4 && groups[i].prefixes[k]; k++)
-			sum += ledger_sum(g, groups[i].prefixes[k]);
-		fprintf(to, "%-16s %10s %5.1f%%  %s\n", groups[i].name,
-			unit_format(a, sizeof(a), opts->unit, sum), percent(sum, g->rss),
-			groups[i].meaning);
-	}
+	for (i = 0; i < ACCOUNT_GROUPS; i++)
+		fprintf(to, "%-16s %10s %5.1f%%  %s\n", account_groups[i].name,
+			unit_format(a, sizeof(a), opts->unit, sums[i]), percent(sums[i], g->rss),
+			account_groups[i].meaning);
 }
 
 static void account_table(FILE *to, const struct ledger *g, const struct memory_text_opts *opts)

@@ -12,18 +12,13 @@
  * difference is what came between two moments of one recording, and between two
  * recordings how much more these stacks brought in one run than in the other.
  */
-#include "report/recording_report.h"
+#include "report/recording_diff.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ledger/verdict.h"
-#include "report/paragraph.h"
-
-#define STACKS_SHOWN 8
-#define ROWS_SHOWN   14
-#define FRAMES_SHOWN 16
 
 /* ---- rules ------------------------------------------------------------------- */
 
@@ -102,13 +97,13 @@ static void judge(struct recording_diff *d)
 		const struct rule *r = &rules[i];
 		int64_t sum = 0;
 
-		for (k = 0; k < d->n_accounts; k++)
+		for (k = 0; k < d->accounts.n; k++)
 			for (n = 0; n < 4 && r->accounts[n]; n++) {
-				if (!matches(d->accounts[k].account, r->accounts[n]))
+				if (!matches(d->accounts.v[k].name, r->accounts[n]))
 					continue;
 				if (r->each)
-					find(d, r, d->accounts[k].account, d->accounts[k].change);
-				else if (__builtin_add_overflow(sum, d->accounts[k].change, &sum))
+					find(d, r, d->accounts.v[k].name, d->accounts.v[k].change);
+				else if (__builtin_add_overflow(sum, d->accounts.v[k].change, &sum))
 					sum = INT64_MAX;
 			}
 		if (!r->each)
@@ -119,151 +114,110 @@ static void judge(struct recording_diff *d)
 
 /* ---- stacks ------------------------------------------------------------------- */
 
-static char *folded(const struct profile_report *r, const struct report_stack *s)
-{
-	char *text = NULL;
-	size_t size, i;
-	FILE *f = open_memstream(&text, &size);
-
-	if (!f)
-		return NULL;
-	for (i = 0; i < s->n; i++) {
-		const char *name = r->names[r->frames[s->first + i].name].text;
-
-		if (i)
-			putc(';', f);
-		for (; *name; name++)
-			if (*name == ';')
-				fputs("\\x3B", f);
-			else
-				putc(*name, f);
-	}
-	if (fclose(f) != 0) {
-		free(text);
-		return NULL;
-	}
-	return text;
-}
-
-static int add_side(struct recording_diff *d, const struct profile_report *r, bool is_b)
+static void sum_changes(struct changes *c, const struct view_profile *p, enum sum_by by)
 {
 	size_t i;
 
-	for (i = 0; i < r->n_stacks; i++) {
-		struct stack_change *c = &d->stacks[d->n_stacks];
-		char *text = folded(r, &r->stacks[i]);
-
-		if (!text)
-			return -ENOMEM;
-		d->texts[d->n_texts++] = text;
-		c->text = text;
-		*(is_b ? &c->b : &c->a) = r->stacks[i].weight;
-		d->n_stacks++;
+	for (i = 0; i < p->n_by[by]; i++) {
+		changes_add(c, p->by[by][i].text, false, p->by[by][i].base);
+		changes_add(c, p->by[by][i].text, true, p->by[by][i].weight);
 	}
-	return 0;
 }
 
-static int by_text(const void *a, const void *b)
+static int stack_changes(struct changes *c, const struct profile_report *r)
 {
-	return strcmp(((const struct stack_change *)a)->text,
-		      ((const struct stack_change *)b)->text);
-}
+	uint32_t *path = calloc((size_t)r->depth + 1, sizeof(*path));
+	size_t i, size;
 
-static int by_change(const void *a, const void *b)
-{
-	const struct stack_change *x = a, *y = b;
+	for (i = 1; path && i < r->n_nodes; i++) {
+		const struct report_node *n = &r->nodes[i];
+		char *text = NULL;
+		FILE *f;
 
-	if (x->change != y->change)
-		return x->change > y->change ? -1 : 1;
-	return strcmp(x->text, y->text);
-}
-
-static int64_t add(int64_t a, int64_t b)
-{
-	int64_t sum;
-
-	if (!__builtin_add_overflow(a, b, &sum))
-		return sum;
-	return a > 0 ? INT64_MAX : INT64_MIN;
-}
-
-/* Equal texts become one; then the most grown come first. */
-static void merge(struct recording_diff *d)
-{
-	size_t i, k = 0;
-
-	if (!d->n_stacks)
-		return;
-	qsort(d->stacks, d->n_stacks, sizeof(*d->stacks), by_text);
-	for (i = 1; i < d->n_stacks; i++) {
-		if (strcmp(d->stacks[i].text, d->stacks[k].text) == 0) {
-			d->stacks[k].a = add(d->stacks[k].a, d->stacks[i].a);
-			d->stacks[k].b = add(d->stacks[k].b, d->stacks[i].b);
+		if (!n->self && !n->base_self)
+			continue;
+		f = open_memstream(&text, &size);
+		if (f)
+			report_path(f, r, (uint32_t)i, path);
+		if (f && fclose(f) == 0) {
+			changes_add(c, text, false, n->base_self);
+			changes_add(c, text, true, n->self);
 		} else {
-			d->stacks[++k] = d->stacks[i];
+			c->failed = true;
 		}
+		free(text);
 	}
-	d->n_stacks = k + 1;
-	for (i = 0; i < d->n_stacks; i++)
-		if (__builtin_sub_overflow(d->stacks[i].b, d->stacks[i].a, &d->stacks[i].change))
-			d->stacks[i].change = d->stacks[i].b > 0 ? INT64_MAX : INT64_MIN;
-	qsort(d->stacks, d->n_stacks, sizeof(*d->stacks), by_change);
-}
-
-struct side {
-	struct profile *p;
-	struct symbols *s;
-	struct profile_report *r;
-};
-
-static int side_read(struct side *x, struct recording *r, unsigned look, const char *kind,
-		     struct error *err)
-{
-	int ret = recording_profile(r, kind, look, &x->p, &x->s, err);
-
-	return ret == 0 ? profile_report_new(x->p, x->s, NULL, &x->r) : ret;
-}
-
-static void side_free(struct side *x)
-{
-	profile_report_free(x->r);
-	profile_free(x->p);
-	symbols_free(x->s);
+	c->failed |= !path;
+	free(path);
+	return changes_sort(c);
 }
 
 /* Stacks where both sides have them; without them there are the ledgers. */
 static int compare_stacks(struct recording_diff *d, struct recording *ra, struct recording *rb,
-			  const char *kind, struct error *err)
+			  const char *kind, const struct profile_report_opts *filter,
+			  struct error *err)
 {
-	struct side a = { 0 }, b = { 0 };
+	struct profile_report_opts opts = { 0 };
 	struct error why = { 0 };
-	int ret = side_read(&a, ra, d->la->number, kind, &why);
+	char title[200];
+	int ret = recording_profile(ra, kind, d->la->number, &d->a.profile, &d->a.symbols, &why);
+
+	if (ret == 0) {
+		if (filter)
+			opts = *filter;
+		snprintf(title, sizeof(title), "%s: look %u against look %u%s", d->a.profile->kind,
+			 d->lb->number, d->la->number, ra == rb ? "" : " of another recording");
+		opts.title = title;
+		opts.base = d->a.profile;
+		opts.base_symbols = d->a.symbols;
+		ret = view_profile_read(&d->b, rb, kind, d->lb->number, &opts, &why);
+	}
+	if (ret == -ENOENT)
+		return 0;
+	if (ret < 0) {
+		*err = why;
+		return ret;
+	}
+	d->report = d->b.report;
+	d->profile = d->b.profile;
+	sum_changes(&d->libraries, &d->b, SUM_LIBRARY);
+	sum_changes(&d->processes, &d->b, SUM_PROCESS);
+	ret = stack_changes(&d->stacks, d->report);
+	if (ret == 0)
+		ret = changes_sort(&d->libraries);
+	return ret == 0 ? changes_sort(&d->processes) : ret;
+}
+
+static int compare_looks(struct recording_diff *d, struct recording *r, unsigned look, bool is_b,
+			 json_t *document, struct error *err)
+{
+	struct recording_row *rows;
+	size_t n;
+	int ret = recording_rows(r, look, &rows, &n, err);
+
+	if (ret < 0)
+		return ret;
+	view_accounts(&d->accounts, rows, n, is_b);
+	view_allocators(&d->allocators, &d->carriers, document, is_b);
+	view_owners(&d->owners, document, is_b);
+	free(rows);
+	return 0;
+}
+
+/* Ledgers always; what the documents hold where both can be read. */
+static int compare_ledgers(struct recording_diff *d, struct recording *ra, unsigned na,
+			   struct recording *rb, unsigned nb, struct error *err)
+{
+	json_t *a = view_document(ra, na), *b = view_document(rb, nb);
+	int ret = compare_looks(d, ra, na, false, b ? a : NULL, err);
 
 	if (ret == 0)
-		ret = side_read(&b, rb, d->lb->number, kind, &why);
-	if (ret == -ENOENT) {
-		ret = 0;
-		goto out;
-	}
-	if (ret < 0 || !a.r || !b.r) {
-		if (why.code != EXIT_OK && err->code == EXIT_OK)
-			*err = why;
-		goto out;
-	}
-	d->stacks = calloc(a.r->n_stacks + b.r->n_stacks + 1, sizeof(*d->stacks));
-	d->texts = calloc(a.r->n_stacks + b.r->n_stacks + 1, sizeof(*d->texts));
-	ret = d->stacks && d->texts ? 0 : -ENOMEM;
-	if (ret == 0)
-		ret = add_side(d, a.r, false);
-	if (ret == 0)
-		ret = add_side(d, b.r, true);
-	if (ret == 0) {
-		merge(d);
-		d->has_stacks = true;
-	}
-out:
-	side_free(&a);
-	side_free(&b);
+		ret = compare_looks(d, rb, nb, true, a ? b : NULL, err);
+	json_decref(a);
+	json_decref(b);
+	if (ret == 0 && (changes_sort(&d->accounts) || changes_sort(&d->allocators) ||
+			 changes_sort(&d->carriers) || changes_sort(&d->owners)))
+		ret = -ENOMEM;
 	return ret;
 }
 
@@ -278,36 +232,26 @@ static int check_look(const struct recording *r, unsigned n, struct error *err)
 }
 
 int recording_diff_new(struct recording *ra, unsigned na, struct recording *rb, unsigned nb,
-		       const char *kind, struct recording_diff **out, struct error *err)
+		       const char *kind, const struct profile_report_opts *filter,
+		       struct recording_diff **out, struct error *err)
 {
 	struct recording_diff *d = calloc(1, sizeof(*d));
-	struct recording_row *a = NULL, *b = NULL;
-	size_t n_a = 0, n_b = 0;
 	int ret = d ? check_look(ra, na, err) : -ENOMEM;
 
 	*out = NULL;
 	if (ret == 0)
 		ret = check_look(rb, nb, err);
-	if (ret < 0)
-		goto out;
-	d->ra = ra;
-	d->rb = rb;
-	d->la = &ra->looks[na - 1];
-	d->lb = &rb->looks[nb - 1];
-	ret = recording_rows(ra, na, &a, &n_a, err);
-	if (ret == 0)
-		ret = recording_rows(rb, nb, &b, &n_b, err);
 	if (ret == 0) {
-		d->accounts = account_changes(a, n_a, b, n_b, &d->n_accounts);
-		ret = d->accounts ? 0 : -ENOMEM;
+		d->ra = ra;
+		d->rb = rb;
+		d->la = &ra->looks[na - 1];
+		d->lb = &rb->looks[nb - 1];
+		ret = compare_ledgers(d, ra, na, rb, nb, err);
 	}
 	if (ret == 0) {
 		judge(d);
-		ret = compare_stacks(d, ra, rb, kind, err);
+		ret = compare_stacks(d, ra, rb, kind, filter, err);
 	}
-out:
-	free(a);
-	free(b);
 	if (ret < 0) {
 		recording_diff_free(d);
 		return ret;
@@ -318,19 +262,21 @@ out:
 
 void recording_diff_free(struct recording_diff *d)
 {
-	size_t i;
-
 	if (!d)
 		return;
-	for (i = 0; i < d->n_texts; i++)
-		free(d->texts[i]);
-	free(d->texts);
-	free(d->stacks);
-	free(d->accounts);
+	changes_clear(&d->accounts);
+	changes_clear(&d->allocators);
+	changes_clear(&d->carriers);
+	changes_clear(&d->owners);
+	changes_clear(&d->stacks);
+	changes_clear(&d->libraries);
+	changes_clear(&d->processes);
+	view_profile_clear(&d->b);
+	view_profile_clear(&d->a);
 	free(d);
 }
 
-static bool same_node(const struct recording_diff *d)
+bool recording_diff_same(const struct recording_diff *d)
 {
 	static const char *const names[] = { "pid", "start_time", "build_id" };
 	size_t i;
@@ -343,154 +289,4 @@ static bool same_node(const struct recording_diff *d)
 			return false;
 	}
 	return true;
-}
-
-/* ---- text -------------------------------------------------------------------------- */
-
-/* Leaf first, as in the other texts: the folded text is taken from its end. */
-static void stack_text(FILE *to, const char *text, unsigned columns)
-{
-	const char *end = text + strlen(text), *at;
-	size_t shown = 0;
-
-	while (end > text) {
-		for (at = end; at > text && at[-1] != ';';)
-			at--;
-		if (columns && shown++ == FRAMES_SHOWN && at > text) {
-			fprintf(to, "       ... up to the root (-v)\n");
-			return;
-		}
-		line_text(to, 7, at, (size_t)(end - at), columns);
-		end = at > text ? at - 1 : text;
-	}
-}
-
-static void stacks_text(FILE *to, const struct recording_diff *d,
-			const struct recording_text_opts *opts)
-{
-	char a[16], b[16], change[16];
-	size_t i, most = opts->verbose ? SIZE_MAX : STACKS_SHOWN;
-
-	if (!d->has_stacks) {
-		fprintf(to, "\nStacks cannot be compared: not both moments have them.\n");
-		return;
-	}
-	fprintf(to, "\n%s\n",
-		d->ra == d->rb ? "STACKS: growth between the two looks"
-			       : "STACKS: growth of B's run beside that of A's");
-	for (i = 0; i < d->n_stacks && i < most && d->stacks[i].change > 0; i++) {
-		const struct stack_change *s = &d->stacks[i];
-
-		fprintf(to, "\n%3zu. %s (%s -> %s)\n", i + 1,
-			unit_format_signed(change, sizeof(change), opts->unit, s->change),
-			unit_format_signed(a, sizeof(a), opts->unit, s->a),
-			unit_format_signed(b, sizeof(b), opts->unit, s->b));
-		stack_text(to, s->text, opts->verbose ? 0 : opts->columns);
-	}
-	if (!i)
-		fprintf(to, "  none grew\n");
-}
-
-static void side_text(FILE *to, char name, const struct recording *r,
-		      const struct recording_look *l, enum unit unit)
-{
-	const char *pid = recording_target(r, "pid"), *release = recording_target(r, "otp_release");
-	char rss[16];
-
-	fprintf(to, "%c  look %u of %zu, %s, process %s (OTP %s), %s\n", name, l->number,
-		r->n_looks, l->time, pid ? pid : "?", release ? release : "?",
-		unit_format(rss, sizeof(rss), unit, l->rss));
-}
-
-void recording_diff_text(FILE *to, const struct recording_diff *d,
-			 const struct recording_text_opts *opts)
-{
-	char a[16], b[16], change[16], line[300];
-	size_t i, most = opts->verbose ? SIZE_MAX : ROWS_SHOWN;
-
-	side_text(to, 'A', d->ra, d->la, opts->unit);
-	side_text(to, 'B', d->rb, d->lb, opts->unit);
-	if (!same_node(d))
-		fprintf(to, "These are two different processes.\n");
-	fprintf(to, "%.1f s from A to B, resident %s\n",
-		(double)(d->lb->time_ns - d->la->time_ns) / 1e9,
-		unit_format_signed(change, sizeof(change), opts->unit,
-				   (int64_t)(d->lb->rss - d->la->rss)));
-	fputc('\n', to);
-	for (i = 0; i < d->n_findings; i++) {
-		const struct growth_finding *f = &d->findings[i];
-
-		snprintf(line, sizeof(line), "%s by %s (floor %s): %s", f->what,
-			 unit_format(a, sizeof(a), opts->unit, (uint64_t)f->bytes),
-			 unit_format(b, sizeof(b), opts->unit, f->floor), f->why);
-		paragraph(to, "GREW: ", line, opts->columns);
-	}
-	if (!d->n_findings)
-		fprintf(to, "Nothing grew above its floor.\n");
-	fprintf(to, "\n%-40s %11s %11s %12s\n", "ACCOUNT (resident)", "A", "B", "CHANGE");
-	for (i = 0; i < d->n_accounts && i < most; i++)
-		if (d->accounts[i].change || opts->verbose)
-			fprintf(to, "%-40.40s %11s %11s %12s\n", d->accounts[i].account,
-				unit_format(a, sizeof(a), opts->unit, d->accounts[i].a),
-				unit_format(b, sizeof(b), opts->unit, d->accounts[i].b),
-				unit_format_signed(change, sizeof(change), opts->unit,
-						   d->accounts[i].change));
-	stacks_text(to, d, opts);
-}
-
-/* ---- JSON ----------------------------------------------------------------------------- */
-
-static json_t *side_json(const struct recording *r, const struct recording_look *l)
-{
-	return json_pack("{s:o,s:i,s:s,s:I,s:b}", "target", recording_target_json(r), "look",
-			 (int)l->number, "time", l->time, "rss", (json_int_t)l->rss, "complete",
-			 (int)l->complete);
-}
-
-/* "a;b;c" as a list, root first. */
-static json_t *frames_json(const char *text)
-{
-	json_t *list = json_array();
-
-	while (*text) {
-		size_t n = strcspn(text, ";");
-
-		json_array_append_new(list, json_stringn(text, n));
-		text += n + (text[n] == ';');
-	}
-	return list;
-}
-
-json_t *recording_diff_json(const struct recording_diff *d)
-{
-	json_t *accounts = json_array(), *stacks = d->has_stacks ? json_array() : json_null();
-	json_t *grew = json_array();
-	size_t i;
-
-	for (i = 0; i < d->n_findings; i++)
-		json_array_append_new(grew,
-				      json_pack("{s:s,s:I,s:I,s:s}", "what", d->findings[i].what,
-						"bytes", (json_int_t)d->findings[i].bytes, "floor",
-						(json_int_t)d->findings[i].floor, "why",
-						d->findings[i].why));
-	for (i = 0; i < d->n_accounts; i++)
-		json_array_append_new(accounts, json_pack("{s:s,s:I,s:I,s:I}", "account",
-							  d->accounts[i].account, "a",
-							  (json_int_t)d->accounts[i].a, "b",
-							  (json_int_t)d->accounts[i].b, "change",
-							  (json_int_t)d->accounts[i].change));
-	for (i = 0; d->has_stacks && i < d->n_stacks; i++)
-		if (d->stacks[i].change)
-			json_array_append_new(stacks,
-					      json_pack("{s:I,s:I,s:I,s:o}", "change",
-							(json_int_t)d->stacks[i].change, "a",
-							(json_int_t)d->stacks[i].a, "b",
-							(json_int_t)d->stacks[i].b, "frames",
-							frames_json(d->stacks[i].text)));
-	return json_pack("{s:s,s:o,s:o,s:b,s:f,s:I,s:o,s:o,s:o}", "schema", "beamray.diff/1", "a",
-			 side_json(d->ra, d->la), "b", side_json(d->rb, d->lb), "same_process",
-			 (int)same_node(d), "seconds",
-			 (double)(d->lb->time_ns - d->la->time_ns) / 1e9, "change",
-			 (json_int_t)(d->lb->rss - d->la->rss), "grew", grew, "ledger", accounts,
-			 "stacks", stacks);
 }

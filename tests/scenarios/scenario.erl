@@ -89,6 +89,12 @@ command(["gc"]) ->
 command(["spawn", N]) -> hold(spawn, fun() -> spawn_many(int(N)) end);
 command(["table", N]) -> hold(table, fun() -> table(int(N)) end);
 command(["binaries", N, Size]) -> hold(binaries, fun() -> binaries(int(N), int(Size)) end);
+%% Binaries in a process with any name at all; it comes as base64.
+command(["hostile", Name, N]) ->
+    hold(list_to_atom(Name), fun() ->
+        register(list_to_atom(unicode:characters_to_list(base64:decode(Name))), self()),
+        binaries(int(N), 3900)
+    end);
 command(["heap", N, Words]) -> hold(heap, fun() -> heaps(int(N), int(Words)) end);
 command(["atoms", N]) -> atoms(int(N));
 command(["literals", N]) -> literals(int(N));

@@ -128,7 +128,7 @@ static char *written(const struct profile_report *r,
 
 static int svg(FILE *f, const struct profile_report *r)
 {
-	profile_flamegraph(f, r);
+	profile_flamegraph(f, r, 0);
 	return 0;
 }
 
@@ -352,6 +352,100 @@ static void nothing_can_be_drawn_too(void **state)
 	profile_free(p);
 }
 
+/* With a base: both sums, boxes as wide as the larger of both, two weights a line. */
+static void differences_have_both_sides(void **state)
+{
+	struct profile *a = profile_new("growth", "bytes"), *b = profile_new("growth", "bytes");
+	struct profile_report_opts opts = { .base = a };
+	const struct frame same = { 1, FRAME_NATIVE }, gone = { 2, FRAME_NATIVE },
+			   came = { 3, FRAME_NATIVE };
+	struct profile_sum *sums;
+	struct profile_report *r;
+	size_t size, n, i;
+	char *text;
+
+	assert_int_equal(profile_add(a, &same, 1, 0, 0, "p", true, 100, 100, 1), 0);
+	assert_int_equal(profile_add(a, &gone, 1, 0, 0, "p", true, 30, 30, 1), 0);
+	assert_int_equal(profile_add(b, &same, 1, 0, 0, "p", true, 150, 150, 1), 0);
+	assert_int_equal(profile_add(b, &came, 1, 0, 0, "q", true, 50, 50, 1), 0);
+	assert_int_equal(profile_report_new(b, NULL, &opts, &r), 0);
+	assert_int_equal(r->total, 200);
+	assert_int_equal(r->base_total, 130);
+	assert_int_equal(r->nodes[0].drawn, 150 + 30 + 50);
+	assert_int_equal(r->events, 2);
+	text = written(r, profile_folded, &size);
+	assert_non_null(strstr(text, "p;0x1 100 150\n"));
+	assert_non_null(strstr(text, "p;0x2 30 0\n"));
+	assert_non_null(strstr(text, "q;0x3 0 50\n"));
+	free(text);
+	text = written(r, svg, &size);
+	assert_non_null(strstr(text, "0x2 (30 B before, 0 B after, 13.04%"));
+	assert_non_null(strstr(text, "<rect class=\"d3\""));
+	assert_non_null(strstr(text, "<rect class=\"u3\""));
+	free(text);
+	sums = profile_sums(r, SUM_PROCESS, &n);
+	assert_non_null(sums);
+	assert_int_equal(n, 2);
+	for (i = 0; i < n; i++) /* the largest change first */
+		assert_string_equal(sums[i].text, i ? "p" : "q");
+	free(sums);
+	profile_report_free(r);
+	profile_free(a);
+	profile_free(b);
+}
+
+/* Whatever way it is turned, a stack has one leaf, one library, one process. */
+static void sums_add_up(void **state)
+{
+	struct made m;
+	int turned, by;
+
+	seed = 17;
+	make(&m, 2000, true);
+	for (turned = 0; turned < 2; turned++)
+		for (by = SUM_PROCESS; by <= SUM_FUNCTION; by++) {
+			struct profile_report_opts opts = { .invert = turned };
+			struct profile_sum *v;
+			struct profile_report *r;
+			int64_t sum = 0;
+			size_t i, n;
+
+			assert_int_equal(profile_report_new(m.p, m.s, &opts, &r), 0);
+			v = profile_sums(r, (enum sum_by)by, &n);
+			assert_non_null(v);
+			for (i = 0; i < n; i++)
+				sum += v[i].weight;
+			assert_int_equal(sum, m.total);
+			assert_true(n > 3);
+			free(v);
+			profile_report_free(r);
+		}
+	unmake(&m);
+}
+
+static void recursions_of_all_depths_are_one(void **state)
+{
+	struct profile *p = profile_new("cpu", "samples");
+	struct frame f[40] = { { 1, FRAME_NATIVE } };
+	struct profile_report *r;
+	size_t i, n, size;
+	char *text;
+
+	for (n = 3; n < 40; n++) {
+		for (i = 1; i < n - 1; i++)
+			f[i] = (struct frame){ 2, FRAME_NATIVE };
+		f[n - 1] = (struct frame){ 3, FRAME_NATIVE };
+		assert_int_equal(profile_add(p, f, n, 0, 0, "p", true, 1, 1, 1), 0);
+	}
+	assert_int_equal(profile_report_new(p, NULL, NULL, &r), 0);
+	text = written(r, profile_folded, &size);
+	assert_non_null(strstr(text, "p;0x3;[repeated];0x2;0x2;0x1 33\n"));
+	assert_non_null(strstr(text, "p;0x3;0x2;0x2;0x2;0x2;0x1 1\n"));
+	free(text);
+	profile_report_free(r);
+	profile_free(p);
+}
+
 static void speedscope_adds_up(void **state)
 {
 	struct made m;
@@ -551,6 +645,9 @@ int main(void)
 		cmocka_unit_test(folded_adds_up),
 		cmocka_unit_test(svg_is_well_formed),
 		cmocka_unit_test(nothing_can_be_drawn_too),
+		cmocka_unit_test(differences_have_both_sides),
+		cmocka_unit_test(sums_add_up),
+		cmocka_unit_test(recursions_of_all_depths_are_one),
 		cmocka_unit_test(speedscope_adds_up),
 		cmocka_unit_test(pprof_adds_up),
 		cmocka_unit_test(weights_have_their_unit),
