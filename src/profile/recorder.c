@@ -18,6 +18,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <libgen.h>
 #include <limits.h>
 #include <signal.h>
@@ -118,6 +119,7 @@ enum table { /* in the order of recording_tables[] */
 	     T_WEIGHT,
 	     T_COUNTER,
 	     T_NOTE,
+	     T_FIGURE,
 };
 
 struct written { /* of a stack */
@@ -138,7 +140,7 @@ struct recorder {
 
 	unsigned looks, profiles, notes, flushes;
 	char kinds[16][16]; /* of profiles, by id - 1 */
-	struct map symbols, frames, stacks;
+	struct map symbols, frames, stacks, subjects;
 	struct written *written;
 	size_t n_written, a_written;
 	char last_time[40];
@@ -445,7 +447,7 @@ int recorder_create(const char *path, struct recorder **out, struct error *err)
 	escape_string(r->safe, room, path);
 	if (getrandom(&r->frames.seed, sizeof(r->frames.seed), 0) < 0)
 		r->frames.seed = (uint64_t)(uintptr_t)r;
-	r->stacks.seed = r->symbols.seed = r->frames.seed;
+	r->stacks.seed = r->symbols.seed = r->subjects.seed = r->frames.seed;
 	r->path = absolute(path);
 	if (!r->path) {
 		ret = cannot(r, errno, err);
@@ -485,6 +487,7 @@ void recorder_close(struct recorder *r)
 	free(r->symbols.v);
 	free(r->frames.v);
 	free(r->stacks.v);
+	free(r->subjects.v);
 	free(r->written);
 	free(r->path);
 	free(r->safe);
@@ -604,6 +607,50 @@ int recorder_note(struct recorder *r, const char *text, struct error *err)
 		return ret;
 	w = row_begin(r, T_NOTE);
 	row_int(&w, ++r->notes);
+	row_int(&w, r->looks);
+	row_text(&w, text);
+	return row_end(&w) == SQLITE_OK ? leave(r, err) : fail(r, w.rc, err);
+}
+
+/* Which of the subjects is it? Two sums of its text stand for the text. */
+static struct entry *subject_get(struct recorder *r, const char *kind, const char *subject)
+{
+	uint64_t h = 0xcbf29ce484222325ull;
+	struct key key = { { 0 } };
+
+	for (const char *p = subject; *p; p++)
+		h = (h ^ (unsigned char)*p) * 0x100000001b3ull;
+	key.w[0] = h;
+	key.w[1] = recording_sum_text(recording_sum_begin(kind), subject, strlen(subject));
+	key.w[2] = strlen(subject);
+	return map_get(&r->subjects, &key);
+}
+
+int recorder_figures(struct recorder *r, const char *kind, const char *subject,
+		     const struct recording_figure *v, size_t n, struct error *err)
+{
+	char text[RECORDING_FIGURES_MAX * 64], *p = text;
+	int ret = enter(r, err);
+	struct entry *e;
+	uint32_t sum;
+	struct row w;
+
+	if (ret < 0)
+		return ret;
+	for (size_t i = 0; i < n && i < RECORDING_FIGURES_MAX; i++)
+		p += snprintf(p, 64, "%s\"%.31s\":%" PRIu64, i ? "," : "{", v[i].name, v[i].value);
+	snprintf(p, 4, n ? "}" : "{}");
+	sum = recording_sum_text(recording_sum_begin(kind), text, strlen(text));
+	e = subject_get(r, kind, subject);
+	if (!e)
+		return fail(r, SQLITE_NOMEM, err);
+	if (e->id && e->at == sum)
+		return leave(r, err);
+	e->id = 1;
+	e->at = sum;
+	w = row_begin(r, T_FIGURE);
+	row_text(&w, kind);
+	row_text(&w, subject);
 	row_int(&w, r->looks);
 	row_text(&w, text);
 	return row_end(&w) == SQLITE_OK ? leave(r, err) : fail(r, w.rc, err);

@@ -2,7 +2,7 @@
 /*
  * The file that a recording is, and reading it.
  *
- * A recording is a SQLite database (application_id "BRAY", user_version 1) of small
+ * A recording is a SQLite database (application_id "BRAY", user_version 2) of small
  * tables. A look is a ledger with its moment; it has a number, and everything that
  * was seen at that moment carries it:
  *
@@ -10,7 +10,8 @@
  *	  |-- ledger    |-- ledger    |-- ledger      account, bytes, ...
  *	  |-- moment    |-- moment    |-- moment      one a profile: totals, what was lost
  *	  |-- weight    |-- weight    |-- weight      of the stacks that changed since
- *	  `-- counter   `-- counter   `-- counter
+ *	  |-- counter   |-- counter   |-- counter
+ *	  `-- figure    `-- figure    `-- figure      of the subjects that changed since
  *
  *	stack --> frame --> frame --> frame (the root)     frames are shared by stacks
  *	            `-> symbol --> symbol (it was inlined into)
@@ -89,6 +90,9 @@ const struct recording_table recording_tables[RECORDING_TABLES] = {
 		     "PRIMARY KEY(look, name)) WITHOUT ROWID" },
 	{ "note", "CREATE TABLE note(id INTEGER PRIMARY KEY, look INTEGER, text TEXT, "
 		  "crc INTEGER)" },
+	/* from version 2 on */
+	{ "figure", "CREATE TABLE figure(kind TEXT, subject TEXT, look INTEGER, figures TEXT, "
+		    "crc INTEGER, PRIMARY KEY(kind, subject, look)) WITHOUT ROWID" },
 };
 
 /* ---- sums -------------------------------------------------------------------------- */
@@ -351,7 +355,8 @@ static int check_header(const struct recording *r, const char *path, struct erro
 		return error_set(err, EXIT_USAGE, -ENOTSUP,
 				 "%s has schema %u, this beamray knows %u: use a newer one", safe,
 				 be32(h + 60), RECORDING_VERSION);
-	if (be32(h + 60) != RECORDING_VERSION || h[18] != 1 || h[19] != 1)
+	r->db->tables = be32(h + 60) == 1 ? RECORDING_TABLES_1 : RECORDING_TABLES;
+	if (be32(h + 60) < 1 || h[18] != 1 || h[19] != 1)
 		return recording_damaged(r, "its header is not one that beamray writes", err);
 	page = (uint64_t)h[16] << 8 | h[17];
 	page = page == 1 ? 65536 : page;
@@ -378,7 +383,7 @@ static int check_schema(const struct recording *r, struct error *err)
 	bool same = true;
 	size_t i;
 
-	for (i = 0; rc == SQLITE_OK && same && i < RECORDING_TABLES; i++) {
+	for (i = 0; rc == SQLITE_OK && same && i < r->db->tables; i++) {
 		const struct recording_table *t = &recording_tables[i];
 
 		rc = sqlite3_step(st);

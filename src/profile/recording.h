@@ -18,7 +18,7 @@
 #include "target/error.h"
 
 #define RECORDING_APPLICATION 0x42524159 /* "BRAY", in the file's header */
-#define RECORDING_VERSION     1		 /* of the schema: PRAGMA user_version */
+#define RECORDING_VERSION     2		 /* of the schema: PRAGMA user_version; 1 can be read */
 
 struct recording_row { /* of a ledger */
 	char account[96];
@@ -69,6 +69,18 @@ int recorder_profile(struct recorder *r, const struct profile *p, const struct s
 /* A figure of the run as it stood at the last look ("lost_records"). */
 int recorder_counter(struct recorder *r, const char *name, uint64_t value, struct error *err);
 int recorder_note(struct recorder *r, const char *text, struct error *err);
+
+#define RECORDING_FIGURES_MAX 64 /* of one subject */
+
+struct recording_figure {
+	char name[32]; /* [a-z0-9_.], begins with a letter */
+	uint64_t value;
+};
+/* What is counted of one thing of a kind, as it stood at the last look: of a process
+ * ("gc", "<0.80.0> rabbit_reader"), an allocator ("carriers", "binary_alloc").
+ * Written only when it has changed. */
+int recorder_figures(struct recorder *r, const char *kind, const char *subject,
+		     const struct recording_figure *v, size_t n, struct error *err);
 
 /* Closes the file; NULL is fine. What was not committed is gone. */
 void recorder_close(struct recorder *r);
@@ -146,5 +158,24 @@ int recording_document(struct recording *r, unsigned number, char **out, struct 
  * sorted, with its names. The caller frees both. -ENOENT: there is none. */
 int recording_profile(struct recording *r, const char *kind, unsigned number, struct profile **p,
 		      struct symbols **s, struct error *err);
+
+struct recording_subject {
+	char *text;    /* safe to print */
+	unsigned look; /* that it changed at last */
+	struct recording_figure *v;
+	size_t n;
+};
+
+struct recording_subjects {
+	struct recording_subject *v; /* by text */
+	size_t n;
+};
+
+/* All subjects of a kind as they stood at look `number` (UINT_MAX: at the end); none is no error. */
+int recording_subjects(struct recording *r, const char *kind, unsigned number,
+		       struct recording_subjects *out, struct error *err);
+void recording_subjects_free(struct recording_subjects *s);
+/* A figure by its name; 0 if the subject has none of it. */
+uint64_t recording_figure(const struct recording_subject *s, const char *name);
 
 #endif

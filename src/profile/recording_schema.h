@@ -14,7 +14,8 @@ struct recording_table {
 	const char *sql; /* as SQLite keeps it in sqlite_schema */
 };
 
-#define RECORDING_TABLES 12
+#define RECORDING_TABLES   13
+#define RECORDING_TABLES_1 12 /* in version 1 of the schema: the first ones */
 extern const struct recording_table recording_tables[RECORDING_TABLES];
 
 /* CRC-32 over a row: the table's name, then every value with its type. */
@@ -27,7 +28,8 @@ uint32_t recording_sum_null(uint32_t sum);
 
 struct recording_db {
 	sqlite3 *db;
-	char *safe; /* the path for sentences */
+	char *safe;    /* the path for sentences */
+	size_t tables; /* that this version of the schema has */
 };
 
 struct rows {

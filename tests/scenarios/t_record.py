@@ -45,7 +45,7 @@ def leak(node, rounds=20):
 def check_sqlite(tap, label, file):
     tap.equal(label + ": SQLite finds it sound", rows(file, "PRAGMA integrity_check"), [("ok",)])
     tap.equal(label + ": versions", rows(file, "PRAGMA user_version") +
-              rows(file, "PRAGMA application_id"), [(1,), (0x42524159,)])
+              rows(file, "PRAGMA application_id"), [(2,), (0x42524159,)])
     looks = rows(file, "SELECT id, rss, document FROM look ORDER BY id")
     sums = rows(file, "SELECT look, sum(bytes) FROM ledger GROUP BY look ORDER BY look")
     tap.equal(label + ": every ledger adds up", [(n, rss) for n, rss, _ in looks], sums)

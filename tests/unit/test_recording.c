@@ -249,6 +249,49 @@ static void same_profile(const struct profile *a, const struct symbols *sa, cons
 	}
 }
 
+/* "changes" does at every look, "stays" is the same from the first on, "late" comes last. */
+static void put_figures(struct recorder *r, unsigned k)
+{
+	const struct recording_figure changes[] = { { "count", 100 * k },
+						    { "ns.max", 1ull << 60 } };
+	const struct recording_figure stays[] = { { "count", 7 } };
+	struct error err = { 0 };
+
+	assert_int_equal(recorder_figures(r, "gc", "changes", changes, 2, &err), 0);
+	assert_int_equal(recorder_figures(r, "gc", "stays", stays, 1, &err), 0);
+	assert_int_equal(recorder_figures(r, "carriers", "changes", stays, 1, &err), 0);
+	if (k == 3)
+		assert_int_equal(recorder_figures(r, "gc", "late \"\\x01\"", stays, 0, &err), 0);
+}
+
+static void check_figures(struct recording *r)
+{
+	struct recording_subjects s;
+	struct error err = { 0 };
+
+	assert_int_equal(recording_subjects(r, "gc", UINT_MAX, &s, &err), 0);
+	assert_int_equal(s.n, 3);
+	assert_string_equal(s.v[0].text, "changes");
+	assert_int_equal(s.v[0].look, 3);
+	assert_int_equal(recording_figure(&s.v[0], "count"), 300);
+	assert_int_equal(recording_figure(&s.v[0], "ns.max"), 1ull << 60);
+	assert_int_equal(recording_figure(&s.v[0], "nothing"), 0);
+	assert_string_equal(s.v[1].text, "late \"\\x01\"");
+	assert_int_equal(s.v[1].n, 0);
+	assert_string_equal(s.v[2].text, "stays");
+	assert_int_equal(s.v[2].look, 1);
+	recording_subjects_free(&s);
+	assert_int_equal(recording_subjects(r, "gc", 2, &s, &err), 0);
+	assert_int_equal(s.n, 2);
+	assert_int_equal(recording_figure(&s.v[0], "count"), 200);
+	recording_subjects_free(&s);
+	assert_int_equal(recording_subjects(r, "carriers", 1, &s, &err), 0);
+	assert_int_equal(s.n, 1);
+	recording_subjects_free(&s);
+	assert_int_equal(recording_subjects(r, "nothing", UINT_MAX, &s, &err), 0);
+	assert_int_equal(s.n, 0);
+}
+
 static void record_all(const char *path)
 {
 	struct symbols *s = make_symbols();
@@ -268,6 +311,7 @@ static void record_all(const char *path)
 		assert_int_equal(ret, 0);
 		assert_int_equal(recorder_profile(r, p, s, false, &err), 0);
 		assert_int_equal(recorder_counter(r, "lost_records", 10 + k, &err), 0);
+		put_figures(r, k);
 		assert_int_equal(recorder_commit(r, &err), 0);
 		profile_free(p);
 	}
@@ -296,6 +340,7 @@ static void check_all(struct recording *r)
 	assert_string_equal(r->counters[2].name, "lost_records");
 	assert_int_equal(r->counters[2].value, 13);
 	assert_int_equal(r->counters[2].look, 3);
+	check_figures(r);
 	assert_int_equal(r->n_notes, 2);
 	assert_string_equal(r->notes[0].text, "first");
 	assert_int_equal(r->notes[1].look, 3);
@@ -708,6 +753,12 @@ static int read_everything(const char *path, bool *looks_right)
 			symbols_free(s);
 		}
 	}
+	for (k = 0; k < 2 && ret == 0; k++) {
+		struct recording_subjects subjects;
+
+		ret = recording_subjects(r, k ? "carriers" : "gc", UINT_MAX, &subjects, &err);
+		recording_subjects_free(&subjects);
+	}
 	if (ret == 0) {
 		*looks_right = r->n_looks == 3 && r->n_profiles == 1;
 		if (*looks_right)
@@ -804,7 +855,8 @@ static void what_is_not_ours_is_refused(void **state)
 		const char *sql, *words;
 	} cases[] = {
 		{ "PRAGMA application_id = 1", "not a recording" },
-		{ "PRAGMA user_version = 2", "newer" },
+		{ "PRAGMA user_version = 3", "newer" },
+		{ "PRAGMA user_version = 1", "tables" },
 		{ "PRAGMA user_version = 0", "header" },
 		{ "PRAGMA journal_mode = WAL", "header" },
 		{ "CREATE VIEW x AS SELECT 1", "tables" },
@@ -822,6 +874,9 @@ static void what_is_not_ours_is_refused(void **state)
 		{ "UPDATE note SET text = x'41'", "checksum" },
 		{ "DELETE FROM look WHERE id = 1", "order" },
 		{ "UPDATE note SET text = zeroblob(70000000)", "" },
+		{ "UPDATE figure SET subject = subject || 's'", NULL },
+		{ "UPDATE figure SET figures = '{\"count\":8}' WHERE subject = 'stays'", NULL },
+		{ "DROP TABLE figure", "tables" },
 	};
 	bool right;
 	size_t i;
@@ -849,6 +904,23 @@ static void what_is_not_ours_is_refused(void **state)
 	refused(file, "cut short", EXIT_USAGE);
 	refused(":memory:", "No such file", EXIT_USAGE);
 	refused("", "No such file", EXIT_USAGE);
+}
+
+/* Version 1 had no figures. */
+static void the_older_schema_can_be_read(void **state)
+{
+	struct recording_subjects subjects;
+	struct error err = { 0 };
+	struct recording *r;
+
+	record_all(file);
+	change("DROP TABLE figure; PRAGMA user_version = 1");
+	assert_int_equal(recording_open(file, &r, &err), 0);
+	assert_int_equal(r->n_looks, 3);
+	assert_int_equal(recording_subjects(r, "gc", UINT_MAX, &subjects, &err), 0);
+	assert_int_equal(subjects.n, 0);
+	recording_close(r);
+	unlink(file);
 }
 
 static void recorder_leaves_other_files_alone(void **state)
@@ -955,6 +1027,7 @@ int main(void)
 		TEST(full_disk_keeps_what_was_committed),
 		TEST(damage_is_said_and_never_read),
 		TEST(what_is_not_ours_is_refused),
+		TEST(the_older_schema_can_be_read),
 		TEST(recorder_leaves_other_files_alone),
 		TEST(large_profiles),
 	};
