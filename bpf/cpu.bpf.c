@@ -7,7 +7,9 @@
  * by threads that start later: they tick with the thread's own CPU time, and no
  * other process is ever interrupted.
  */
+#define PROBE_SET SET_CPU
 #include "target.bpf.h"
+#include "unwind.bpf.h"
 
 #define KERNEL_FRAMES 16
 
@@ -52,12 +54,12 @@ int cpu_sample(struct sample_context *ctx)
 	if (!is_target(id))
 		return 0;
 	begin = bpf_ktime_get_ns();
-	count(COUNT_SAMPLES);
-	s = scratch_get(SLOT_SAMPLE);
-	t = thread_get(SLOT_SAMPLE, tid_of(id));
+	count(COUNT_HITS);
+	s = scratch_get(0);
+	t = thread_get(tid_of(id));
 	if (!s || !t)
 		return 0;
-	process_read(s, t, proc_read(t));
+	process_read(s, &t->vm, proc_read(&t->vm));
 	s->fault_page = 0;
 	stack_begin(s);
 	if (ctx->cs & 3) {
@@ -74,8 +76,8 @@ int cpu_sample(struct sample_context *ctx)
 		/* perhaps in the fault that brings the stack's next page */
 		s->fault_page = s->sp & ~(PAGE_BYTES - 1);
 	}
-	stack_walk(SLOT_SAMPLE);
-	stack_send(SLOT_SAMPLE);
+	stack_walk(0);
+	stack_send(0);
 	process_send(s);
 	ev.e.kind = EVENT_SAMPLE;
 	ev.e.tid = tid_of(id);

@@ -115,7 +115,7 @@ struct unwind_module {
 
 /* ---- configuration ---------------------------------------------------------- */
 
-#define CODE_RANGES 16
+#define CODE_AREAS 16
 
 enum vm_flavor {
 	VM_NONE, /* not a BEAM: native stacks only */
@@ -131,7 +131,7 @@ struct code_area {
 struct tables {
 	__u32 n_modules;
 	__u32 n_areas;
-	struct code_area areas[CODE_RANGES];	      /* JIT or BEAM code, by address */
+	struct code_area areas[CODE_AREAS];	      /* JIT or BEAM code, by address */
 	__u64 code_min, code_max;		      /* hull of areas[] */
 	struct unwind_module modules[UNWIND_MODULES]; /* by address */
 };
@@ -149,20 +149,8 @@ struct config {
 	__u64 main_start, main_end; /* process_main: C function (emulator) or fragment (JIT) */
 };
 
-/* What the governor turns while the programs run. A bucket lets `burst` stacks
- * through at once and then one every `interval` ns. */
-struct limits {
-	__u64 place_interval, place_burst;     /* of one place: see struct stratum */
-	__u64 cpu_interval, cpu_burst;	       /* of all places on one CPU */
-	__u64 reserve_interval, reserve_burst; /* of processes that seldom fault, on one CPU */
-	__u64 process_interval, process_burst; /* what one process may take of it */
-	__u32 random_mask; /* beyond its bucket a place takes one stack in random_mask + 1 faults */
-	__u32 pad;
-};
-
 /* What both sides write while the programs run; one for all programs. */
 struct control {
-	struct limits limits;
 	__u32 active;	 /* which copy of the tables holds */
 	__u32 host_tgid; /* the target in the initial pid namespace, once it was met */
 };
@@ -181,6 +169,115 @@ struct thread_vm {
 	__u64 scheduler; /* ErtsSchedulerData */
 	__u32 role;	 /* enum thread_role */
 	__u32 number;
+};
+
+struct thread {
+	struct thread_vm vm;
+};
+
+/* ---- records ------------------------------------------------------------------ */
+
+enum event_kind {
+	EVENT_NONE,
+	/* the core's */
+	EVENT_STACK,
+	EVENT_PROCESS,
+	EVENT_THREAD,
+	EVENT_CODE, /* an executable mapping came: tables are out of date */
+	EVENT_EXEC,
+	/* growth */
+	EVENT_RUN,
+	EVENT_UNMAP,
+	EVENT_MOVE_BEGIN,
+	EVENT_MOVE_END,
+	/* cpu */
+	EVENT_SAMPLE,
+	EVENT_N
+};
+
+struct event {
+	__u32 kind;
+	__u32 tid;
+};
+
+struct event_stack {
+	struct event e;
+	__u64 hash;
+	__u16 n_leaf, n_root;
+	__u8 flags, cut; /* enum stack_flag, enum stack_cut */
+	__u16 pad;
+	__u64 words[STACK_FRAMES]; /* n_leaf + n_root of them are sent */
+};
+
+struct event_process {
+	struct event e;
+	__u64 process;	  /* pid term */
+	__u64 name;	  /* registered name, atom term, 0 if none */
+	__u64 initial[3]; /* module, function, arity it was spawned with */
+};
+
+struct event_thread {
+	struct event e;
+	__u32 role, number;
+	char comm[16];
+};
+
+/* ---- probe sets ------------------------------------------------------------------ */
+
+/* Whose counters. src/trace/set.h says what a set is and how to add one. */
+enum set_id {
+	SET_CORE,
+	SET_GROWTH,
+	SET_CPU,
+	SET_SCHED,
+	SET_OFFCPU,
+	SET_CARRIERS,
+	SET_GC,
+	SET_NATIVE,
+	SET_N
+};
+
+/* Of one set, on one CPU. */
+enum counter {
+	COUNT_HITS,	   /* of its probes, in the target */
+	COUNT_TIMED,	   /* hits without a walk that were timed (one in 64) ... */
+	COUNT_TIMED_NS,	   /* ... and their time */
+	COUNT_STACKS,	   /* stacks walked */
+	COUNT_STACK_NS,	   /* time of hits that walked one */
+	COUNT_NEW_STACKS,  /* stacks not seen before */
+	COUNT_COMPLETE,	   /* stacks that reached the root */
+	COUNT_ERLANG,	   /* stacks with an Erlang part */
+	COUNT_ERLANG_ROOT, /* of those, ended in normal_exit */
+	COUNT_JOINED,
+	COUNT_THINNED,	   /* hits that took over the stack of their place */
+	COUNT_LEAF_ONLY,   /* hits that had none to take over */
+	COUNT_LOST_EVENTS, /* records that did not fit into the ring buffer */
+	COUNT_LOST_STACKS,
+	COUNT_FULL,	   /* no room in a map, of threads or of the set's own */
+	COUNT_READ_FAILED, /* memory of the target that could not be read (stacks: CUT_READ) */
+	COUNT_OWN,	   /* what it means is up to the set */
+	COUNT_OWN_LAST = COUNT_OWN + 7,
+	COUNT_CUT, /* + enum stack_cut; CUT_NONE: not cut */
+	COUNT_N = COUNT_CUT + CUT_SLOTS
+};
+
+struct cpu_state {
+	__u64 v[SET_N][COUNT_N];
+};
+
+/* ---- growth ------------------------------------------------------------------------ */
+
+enum { COUNT_SYSCALLS = COUNT_OWN }; /* memory system calls; the other hits are page faults */
+
+/* What the governor turns while the programs run. A bucket lets `burst` stacks
+ * through at once and then one every `interval` ns. */
+struct growth_limits {
+	__u64 place_interval, place_burst;     /* of one place: see struct stratum */
+	__u64 cpu_interval, cpu_burst;	       /* of all places on one CPU */
+	__u64 reserve_interval, reserve_burst; /* of processes that seldom fault, on one CPU */
+	__u64 process_interval, process_burst; /* what one process may take of it */
+	__u32 random_mask; /* beyond its bucket a place takes one stack in random_mask + 1 faults */
+	__u32 pad;
 };
 
 /* A run of neighbouring pages that one thread faulted in from one stack. */
@@ -212,7 +309,7 @@ struct stratum {
 	__u64 due;   /* the bucket: when the next stack would be due at an even pace, ns */
 };
 
-struct thread {
+struct growth_thread {
 	struct thread_vm vm;
 	__u64 run_ip, run_proc; /* instruction and Process of the run's last page */
 	__u64 run_jiffies;
@@ -221,58 +318,19 @@ struct thread {
 	struct stratum strata[STRATA];
 };
 
-/* ---- records ------------------------------------------------------------------ */
+#define RARE 64 /* power of two */
 
-enum event_kind {
-	EVENT_NONE,
-	EVENT_STACK,
-	EVENT_PROCESS,
-	EVENT_THREAD,
-	EVENT_RUN,
-	EVENT_UNMAP,
-	EVENT_MOVE_BEGIN,
-	EVENT_MOVE_END,
-	EVENT_CODE, /* an executable mapping came: tables are out of date */
-	EVENT_EXEC,
-	EVENT_SAMPLE, /* of the processor */
-	EVENT_N
-};
-
-struct event {
-	__u32 kind;
-	__u32 tid;
-};
-
-struct event_stack {
-	struct event e;
-	__u64 hash;
-	__u16 n_leaf, n_root;
-	__u8 flags, cut; /* enum stack_flag, enum stack_cut */
-	__u16 pad;
-	__u64 words[STACK_FRAMES]; /* n_leaf + n_root of them are sent */
-};
-
-struct event_process {
-	struct event e;
-	__u64 process;	  /* pid term */
-	__u64 name;	  /* registered name, atom term, 0 if none */
-	__u64 initial[3]; /* module, function, arity it was spawned with */
-};
-
-struct event_thread {
-	struct event e;
-	__u32 role, number;
-	char comm[16];
+struct growth_cpu {
+	__u64 due;     /* the bucket of all places on this CPU */
+	__u64 reserve; /* the same again, for processes that seldom fault */
+	struct {
+		__u64 process, due;
+	} rare[RARE]; /* their buckets */
 };
 
 struct event_run {
 	struct event e;
 	struct run run;
-};
-
-struct event_sample {
-	struct event e;
-	__u64 stack, process;
 };
 
 struct event_range {
@@ -282,39 +340,11 @@ struct event_range {
 	__u64 to, to_bytes; /* EVENT_MOVE_END: where it is now (0: it failed) */
 };
 
-/* ---- counters, one per CPU ------------------------------------------------------ */
+/* ---- cpu --------------------------------------------------------------------------- */
 
-enum counter {
-	COUNT_FAULTS,	   /* page faults of the target */
-	COUNT_SYSCALLS,	   /* memory system calls of the target */
-	COUNT_SAMPLES,	   /* processor samples */
-	COUNT_STACKS,	   /* stacks walked */
-	COUNT_NEW_STACKS,  /* of them not seen before */
-	COUNT_COMPLETE,	   /* of them that reached the root */
-	COUNT_ERLANG,	   /* of them with an Erlang stack */
-	COUNT_ERLANG_ROOT, /* of those, ended in normal_exit */
-	COUNT_JOINED,
-	COUNT_THINNED,	   /* faults that took over the stack of their place */
-	COUNT_LEAF_ONLY,   /* faults that had none to take over */
-	COUNT_LOST_EVENTS, /* records that did not fit into the ring buffer */
-	COUNT_LOST_STACKS,
-	COUNT_LOST_THREADS, /* no room in the thread table */
-	COUNT_STACK_NS,	    /* time spent walking */
-	COUNT_TIMED,	    /* hits without a walk that were timed (one in 64) ... */
-	COUNT_TIMED_NS,	    /* ... and their time */
-	COUNT_CUT,	    /* + enum stack_cut; CUT_NONE: not cut */
-	COUNT_N = COUNT_CUT + CUT_SLOTS
-};
-
-#define RARE 64 /* power of two */
-
-struct cpu_state {
-	__u64 due;     /* the bucket of all places on this CPU */
-	__u64 reserve; /* the same again, for processes that seldom fault */
-	struct {
-		__u64 process, due;
-	} rare[RARE]; /* their buckets */
-	__u64 v[COUNT_N];
+struct event_sample {
+	struct event e;
+	__u64 stack, process;
 };
 
 #endif

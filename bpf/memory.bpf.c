@@ -14,7 +14,12 @@
  * empty, a fault takes over the stack that its place took last. So a rare fault
  * always has a stack of its own, however many there are elsewhere.
  */
+#define PROBE_SET     SET_GROWTH
+#define SCRATCH_SLOTS 2
 #include "target.bpf.h"
+#include "unwind.bpf.h"
+
+enum scratch_slot { SLOT_FAULT, SLOT_FAULT_KERNEL };
 
 enum { /* x86-64 system call numbers */
        SYS_MMAP = 9,
@@ -37,6 +42,59 @@ struct {
 	__type(value, struct run_slot);
 	__uint(map_flags, BPF_F_MMAPABLE);
 } runs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct growth_limits);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} growth_limits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct growth_cpu);
+} growth_cpus SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct growth_thread);
+} growth_threads SEC(".maps");
+
+/* What a thread's state begins as: no such thing fits on the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct growth_thread);
+	__uint(map_flags, BPF_F_RDONLY_PROG);
+} growth_fresh SEC(".maps");
+
+static __always_inline struct growth_thread *growth_thread_get(__u32 tid)
+{
+	struct growth_thread *g = bpf_map_lookup_elem(&growth_threads, &tid), *fresh;
+	struct thread *t;
+	__u32 zero = 0;
+
+	if (g)
+		return g;
+	t = thread_get(tid);
+	fresh = bpf_map_lookup_elem(&growth_fresh, &zero);
+	if (!t || !fresh)
+		return NULL;
+	if (bpf_map_update_elem(&growth_threads, &tid, fresh, BPF_NOEXIST)) {
+		count(COUNT_FULL);
+		return NULL;
+	}
+	g = bpf_map_lookup_elem(&growth_threads, &tid);
+	if (g)
+		g->vm = t->vm;
+	return g;
+}
 
 /* Sends what of the run has not been sent. */
 static __always_inline void run_send(const struct run_slot *slot, const struct run *run)
@@ -102,7 +160,7 @@ static __always_inline void runs_flush(__u64 start, __u64 bytes)
 /* A process that faults ten thousand times a second empties the CPU's bucket as
  * fast as it fills. One that faults now and then, as a slow leak does, must still
  * get its stacks: there is a second bucket that each process may draw on a little. */
-static __always_inline bool reserve_take(struct cpu_state *cpu, const struct control *c,
+static __always_inline bool reserve_take(struct growth_cpu *cpu, const struct growth_limits *limits,
 					 __u64 process, __u64 now)
 {
 	__u64 slot = (process * 0x9e3779b97f4a7c15ULL >> 40) & (RARE - 1);
@@ -114,22 +172,26 @@ static __always_inline bool reserve_take(struct cpu_state *cpu, const struct con
 		cpu->rare[slot].process = process;
 		cpu->rare[slot].due = 0;
 	}
-	return bucket_take(&cpu->rare[slot].due, now, c->limits.process_interval,
-			   c->limits.process_burst) &&
-	       bucket_take(&cpu->reserve, now, c->limits.reserve_interval, c->limits.reserve_burst);
+	return bucket_take(&cpu->rare[slot].due, now, limits->process_interval,
+			   limits->process_burst) &&
+	       bucket_take(&cpu->reserve, now, limits->reserve_interval, limits->reserve_burst);
 }
 
 /* The stack that this fault is counted to. */
-static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct thread *t, __u64 now)
+static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct growth_thread *t,
+				       __u64 now)
 {
 	__u64 key = (s->ip ^ (s->process * 0x9e3779b97f4a7c15ULL)) * 0xff51afd7ed558ccdULL | 1;
 	struct stratum *place = &t->strata[(key >> 40) & (STRATA - 1)];
-	struct cpu_state *cpu = cpu_get();
-	struct control *c = control_get();
+	struct growth_limits *limits;
+	struct growth_cpu *cpu;
 	bool fresh, take;
+	__u32 zero = 0;
 	__u64 burst;
 
-	if (!cpu || !c)
+	limits = bpf_map_lookup_elem(&growth_limits, &zero);
+	cpu = bpf_map_lookup_elem(&growth_cpus, &zero);
+	if (!cpu || !limits)
 		return 0;
 	fresh = place->key != key;
 	if (fresh) {
@@ -139,16 +201,16 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct thr
 	}
 	/* What is seen for the first time may use up the CPU's bucket, what comes
 	 * again leaves some for it. */
-	burst = c->limits.cpu_burst;
+	burst = limits->cpu_burst;
 	take = true;
-	if (!bucket_take(&place->due, now, c->limits.place_interval, c->limits.place_burst)) {
-		take = ((now * 0x9e3779b97f4a7c15ULL >> 40) & c->limits.random_mask) == 0;
+	if (!bucket_take(&place->due, now, limits->place_interval, limits->place_burst)) {
+		take = ((now * 0x9e3779b97f4a7c15ULL >> 40) & limits->random_mask) == 0;
 		burst /= 4;
 	} else if (!fresh) {
 		burst /= 2;
 	}
-	take = take && (bucket_take(&cpu->due, now, c->limits.cpu_interval, burst) ||
-			reserve_take(cpu, c, s->process, now));
+	take = take && (bucket_take(&cpu->due, now, limits->cpu_interval, burst) ||
+			reserve_take(cpu, limits, s->process, now));
 	if (take) {
 		stack_begin(s);
 		stack_walk(slot);
@@ -159,11 +221,11 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct thr
 		return s->out.hash;
 	}
 	if (place->stack) {
-		cpu->v[COUNT_THINNED]++;
+		count(COUNT_THINNED);
 		return place->stack;
 	}
 	/* nothing to take over: the leaf alone */
-	cpu->v[COUNT_LEAF_ONLY]++;
+	count(COUNT_LEAF_ONLY);
 	stack_begin(s);
 	stack_leaf(slot);
 	s->out.flags = STACK_LEAF_ONLY;
@@ -184,21 +246,23 @@ static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 ti
 	__u64 page = address & ~(PAGE_BYTES - 1), jiffies = bpf_jiffies64();
 	__u64 begin = 0, proc = 0, ip = regs->ip, stack, stacks;
 	struct cpu_state *cpu = cpu_get();
-	struct scratch *s;
+	struct growth_thread *t;
 	struct run_slot *slot_run;
-	struct thread *t;
+	struct scratch *s;
 	struct run *run;
+	__u64 *v;
 
 	if (!cpu)
 		return;
-	stacks = cpu->v[COUNT_STACKS];
-	if ((++cpu->v[COUNT_FAULTS] & 63) == 0)
+	v = cpu->v[PROBE_SET];
+	stacks = v[COUNT_STACKS];
+	if ((++v[COUNT_HITS] & 63) == 0)
 		begin = bpf_ktime_get_ns();
-	t = thread_get(slot, tid);
+	t = growth_thread_get(tid);
 	slot_run = run_get(tid);
 	if (!t || !slot_run)
 		return;
-	proc = proc_read(t);
+	proc = proc_read(&t->vm);
 	run = &slot_run->run;
 	if (run->pages && page == run->start + run->pages * PAGE_BYTES && ip == t->run_ip &&
 	    proc == t->run_proc && jiffies - t->run_jiffies <= 1) {
@@ -210,7 +274,7 @@ static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 ti
 	if (!s)
 		return;
 	regs_take(s, regs);
-	process_read(s, t, proc);
+	process_read(s, &t->vm, proc);
 	s->fault_page = page;
 	stack = stack_for(slot, s, t, bpf_ktime_get_ns());
 	t->run_ip = ip;
@@ -227,9 +291,9 @@ static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 ti
 		run->process = s->process;
 	}
 out:
-	if (begin && stacks == cpu->v[COUNT_STACKS]) {
-		cpu->v[COUNT_TIMED]++;
-		cpu->v[COUNT_TIMED_NS] += bpf_ktime_get_ns() - begin;
+	if (begin && stacks == v[COUNT_STACKS]) {
+		v[COUNT_TIMED]++;
+		v[COUNT_TIMED_NS] += bpf_ktime_get_ns() - begin;
 	}
 }
 
@@ -281,7 +345,7 @@ SEC("tp_btf/sys_enter")
 int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
 {
 	struct task_struct *task;
-	struct thread *t;
+	struct growth_thread *t;
 	__u64 id, from, end;
 	__u32 tid;
 
@@ -292,8 +356,9 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
 	if (!is_target(id))
 		return 0;
 	tid = tid_of(id);
+	count(COUNT_HITS);
 	count(COUNT_SYSCALLS);
-	t = thread_get(SLOT_SYSCALL, tid);
+	t = growth_thread_get(tid);
 	if (!t)
 		return 0;
 	switch (number) {
@@ -340,7 +405,7 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 {
-	struct thread *t;
+	struct growth_thread *t;
 	__u64 id;
 	__u32 tid;
 
@@ -350,7 +415,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	if (!is_target(id))
 		return 0;
 	tid = tid_of(id);
-	t = bpf_map_lookup_elem(&threads, &tid);
+	t = bpf_map_lookup_elem(&growth_threads, &tid);
 	if (!t || !t->move_bytes)
 		return 0;
 	send_range(EVENT_MOVE_END, tid, t->move_start, t->move_bytes,
@@ -360,28 +425,17 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 }
 
 SEC("tp_btf/sched_process_exit")
-int BPF_PROG(process_exit, struct task_struct *task)
+int BPF_PROG(growth_exit, struct task_struct *task)
 {
 	__u64 id = bpf_get_current_pid_tgid();
 	__u32 tid = tid_of(id);
 	struct run_slot *slot;
 
-	if (!is_target(id) || !bpf_map_lookup_elem(&threads, &tid))
+	if (!is_target(id) || !bpf_map_lookup_elem(&growth_threads, &tid))
 		return 0;
 	slot = run_get(tid);
 	if (slot)
 		run_flush(slot);
-	bpf_map_delete_elem(&threads, &tid);
-	return 0;
-}
-
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(process_exec, struct task_struct *task)
-{
-	__u64 id = bpf_get_current_pid_tgid();
-	struct event ev = { .kind = EVENT_EXEC, .tid = tid_of(id) };
-
-	if (is_target(id))
-		send(&ev, sizeof(ev));
+	bpf_map_delete_elem(&growth_threads, &tid);
 	return 0;
 }

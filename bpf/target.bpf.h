@@ -5,7 +5,7 @@
 #ifndef BEAMRAY_BPF_TARGET_H
 #define BEAMRAY_BPF_TARGET_H
 
-#include "unwind.bpf.h"
+#include "state.bpf.h"
 
 /* The kernel knows a fixed list of names for what is GPL compatible; Apache is
  * not on it, but the programs may be used under the GPL (see COPYING). */
@@ -41,49 +41,35 @@ static __always_inline void send(const void *ev, __u64 bytes)
 		count(COUNT_LOST_EVENTS);
 }
 
-/* State of the current thread, made when it is seen first. */
-static __always_inline struct thread *thread_get(__u32 slot, __u32 tid)
+/* What the current thread is, found out when it is seen first. */
+static __always_inline struct thread *thread_get(__u32 tid)
 {
-	struct thread *t = bpf_map_lookup_elem(&threads, &tid);
+	struct thread *t = bpf_map_lookup_elem(&threads, &tid), fresh = {};
 	struct event_thread ev = {};
-	struct thread_vm *vm;
-	struct scratch *s;
 	struct task_struct *task;
+	struct thread_vm *vm;
 	__u64 fsbase;
 
 	if (t)
 		return t;
-	s = scratch_get(slot);
-	if (!s)
-		return NULL;
 	task = (struct task_struct *)bpf_get_current_task();
 	fsbase = BPF_CORE_READ(task, thread.fsbase);
 	vm = bpf_map_lookup_elem(&schedulers, &fsbase);
-	__builtin_memset(&s->fresh.vm, 0, sizeof(s->fresh.vm));
 	if (vm)
-		s->fresh.vm = *vm;
-	if (bpf_map_update_elem(&threads, &tid, &s->fresh, BPF_NOEXIST)) {
-		count(COUNT_LOST_THREADS);
-		return NULL;
+		fresh.vm = *vm;
+	if (bpf_map_update_elem(&threads, &tid, &fresh, BPF_NOEXIST)) {
+		t = bpf_map_lookup_elem(&threads, &tid);
+		if (!t)
+			count(COUNT_FULL);
+		return t; /* another program was faster */
 	}
 	ev.e.kind = EVENT_THREAD;
 	ev.e.tid = tid;
-	ev.role = s->fresh.vm.role;
-	ev.number = s->fresh.vm.number;
+	ev.role = fresh.vm.role;
+	ev.number = fresh.vm.number;
 	bpf_get_current_comm(ev.comm, sizeof(ev.comm));
 	send(&ev, sizeof(ev));
 	return bpf_map_lookup_elem(&threads, &tid);
-}
-
-static __always_inline void regs_take(struct scratch *s, struct pt_regs *regs)
-{
-	s->ip = regs->ip;
-	s->sp = regs->sp;
-	s->bp = regs->bp;
-	s->bx = regs->bx;
-	s->r12 = regs->r12;
-	s->r13 = regs->r13;
-	s->r8 = regs->r8;
 }
 
 #endif

@@ -36,7 +36,7 @@
 #ifndef BEAMRAY_BPF_UNWIND_H
 #define BEAMRAY_BPF_UNWIND_H
 
-#include "state.bpf.h"
+#include "scratch.bpf.h"
 
 /* ---- native frames ------------------------------------------------------------- */
 
@@ -493,23 +493,29 @@ out:
 }
 
 /* The process that the thread runs now; 0 if none. */
-static __always_inline __u64 proc_read(const struct thread *t)
+static __always_inline __u64 proc_read(const struct thread_vm *vm)
 {
 	__u64 proc = 0;
 
-	if (!t->vm.scheduler || read_user(&proc, 8, t->vm.scheduler + cfg.sched_current_process))
+	if (!vm->scheduler)
 		return 0;
+	if (read_user(&proc, 8, vm->scheduler + cfg.sched_current_process)) {
+		count(COUNT_READ_FAILED);
+		return 0;
+	}
 	return proc;
 }
 
-static __always_inline void process_read(struct scratch *s, const struct thread *t, __u64 proc)
+static __always_inline void process_read(struct scratch *s, const struct thread_vm *vm, __u64 proc)
 {
-	s->scheduler = t->vm.scheduler;
-	s->role = t->vm.role;
+	s->scheduler = vm->scheduler;
+	s->role = vm->role;
 	s->proc = proc;
 	s->process = 0;
-	if (proc && read_user(&s->process, 8, proc + cfg.proc_id))
+	if (proc && read_user(&s->process, 8, proc + cfg.proc_id)) {
+		count(COUNT_READ_FAILED);
 		s->proc = s->process = 0;
+	}
 }
 
 static __always_inline bool process_stack(struct scratch *s)
@@ -654,6 +660,17 @@ static __always_inline void join(struct scratch *s, __u32 slot)
 
 /* ---- a whole stack ------------------------------------------------------------------ */
 
+static __always_inline void regs_take(struct scratch *s, struct pt_regs *regs)
+{
+	s->ip = regs->ip;
+	s->sp = regs->sp;
+	s->bp = regs->bp;
+	s->bx = regs->bx;
+	s->r12 = regs->r12;
+	s->r13 = regs->r13;
+	s->r8 = regs->r8;
+}
+
 static __always_inline void stack_begin(struct scratch *s)
 {
 	struct control *c = control_get();
@@ -797,20 +814,22 @@ __noinline int stack_send(__u32 slot)
 static __always_inline void stack_count(struct scratch *s, __u64 ns)
 {
 	struct cpu_state *cpu = cpu_get();
+	__u64 *v;
 
 	if (!cpu)
 		return;
-	cpu->v[COUNT_STACKS]++;
-	cpu->v[COUNT_STACK_NS] += ns;
+	v = cpu->v[PROBE_SET];
+	v[COUNT_STACKS]++;
+	v[COUNT_STACK_NS] += ns;
 	if (s->out.flags & STACK_COMPLETE)
-		cpu->v[COUNT_COMPLETE]++;
+		v[COUNT_COMPLETE]++;
 	if (s->out.flags & STACK_HAS_ERLANG)
-		cpu->v[COUNT_ERLANG]++;
+		v[COUNT_ERLANG]++;
 	if ((s->out.flags & STACK_HAS_ERLANG) && s->done)
-		cpu->v[COUNT_ERLANG_ROOT]++;
+		v[COUNT_ERLANG_ROOT]++;
 	if (s->out.flags & STACK_IS_JOINED)
-		cpu->v[COUNT_JOINED]++;
-	cpu->v[COUNT_CUT + (s->out.cut & (CUT_SLOTS - 1))]++;
+		v[COUNT_JOINED]++;
+	v[COUNT_CUT + (s->out.cut & (CUT_SLOTS - 1))]++;
 }
 
 /* Sends the name of the process when it is new or has changed. */

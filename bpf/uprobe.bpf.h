@@ -17,6 +17,7 @@
 #define BEAMRAY_BPF_UPROBE_H
 
 #include "target.bpf.h"
+#include "unwind.bpf.h"
 
 /* Remembers the return address, which the kernel is about to replace. A function that
  * ends in a jump to another one with a probe finds the trampoline there already. */

@@ -203,16 +203,19 @@ static int put_look(struct record *c, const struct look *l, const struct ledger 
 static int put_counters(struct record *c, struct error *err)
 {
 	struct session_stats st;
+	const struct set_stats *faults = &st.sets[SET_GROWTH];
+	struct growth_sum growth;
 	size_t i;
 	int ret = 0;
 
 	session_stats(c->w.session, &st);
+	session_growth_sum(c->w.session, &growth);
 	const struct {
 		const char *name;
 		uint64_t value;
 	} v[] = {
-		{ "trace.faults", st.count[COUNT_FAULTS] },
-		{ "trace.syscalls", st.count[COUNT_SYSCALLS] },
+		{ "trace.faults", faults->count[COUNT_HITS] - faults->count[COUNT_SYSCALLS] },
+		{ "trace.syscalls", faults->count[COUNT_SYSCALLS] },
 		{ "trace.stacks", st.count[COUNT_STACKS] },
 		{ "trace.stacks_complete", st.count[COUNT_COMPLETE] },
 		{ "trace.records", st.records },
@@ -222,13 +225,13 @@ static int put_counters(struct record *c, struct error *err)
 		{ "trace.user_bytes", st.user_bytes },
 		{ "trace.cpu_ppm", (uint64_t)(st.cpu_fraction * 1e6) },
 		{ "trace.thinned", st.thinned },
-		{ "growth.opening", st.growth.opening },
-		{ "growth.closing", st.growth.closing },
-		{ "growth.owned", st.growth.owned },
-		{ "growth.unowned", st.growth.unowned },
-		{ "growth.moved", st.growth.moved },
-		{ "growth.released", st.growth.released },
-		{ "growth.lost", st.growth.lost },
+		{ "growth.opening", growth.opening },
+		{ "growth.closing", growth.closing },
+		{ "growth.owned", growth.owned },
+		{ "growth.unowned", growth.unowned },
+		{ "growth.moved", growth.moved },
+		{ "growth.released", growth.released },
+		{ "growth.lost", growth.lost },
 	};
 
 	for (i = 0; i < sizeof(v) / sizeof(v[0]) && ret == 0; i++)

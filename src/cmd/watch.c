@@ -16,9 +16,7 @@
 
 static int trace_open(struct watch *w, pid_t pid, const struct watch_opts *opts, struct error *err)
 {
-	struct session_opts session = { .budget = opts->budget,
-					.no_baseline = true,
-					.verbose = opts->verbose };
+	struct session_opts session = { .budget = opts->budget, .verbose = opts->verbose };
 	int ret = target_open(pid, &w->traced, err);
 
 	if (ret == 0 && target_start_ticks(w->traced) != target_start_ticks(w->target))
@@ -30,6 +28,12 @@ static int trace_open(struct watch *w, pid_t pid, const struct watch_opts *opts,
 		ret = code_open(w->tracer->vm, &w->code, err);
 	if (ret == 0)
 		ret = session_open(w->traced, w->tracer->vm, w->code, &session, &w->session, err);
+	if (ret == 0)
+		ret = session_add(w->session, &set_growth, NULL, err);
+	if (ret < 0) {
+		session_close(w->session);
+		w->session = NULL;
+	}
 	if (ret == -ETIMEDOUT)
 		w->stuck = true;
 	return ret;

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The budget. Programs time every stack that they walk, and one in 64 of the
- * hits that walk none; what the tracepoint itself costs before a program runs
- * cannot be seen from inside and is taken as a constant measured on a quiet
- * machine. That, and our own CPU time, is the cost. Stacks are what can be saved:
- * when the cost is above the budget, their rate is halved, and raised again when
- * it is well below. Events are never left out: without them the live map
+ * hits that walk none; what the kernel spends before a program runs cannot be seen
+ * from inside and is a constant of the set, measured on a quiet machine. That, and our
+ * own CPU time, is the cost.
+ *
+ * Above the budget, the dearest set that can still be thinned is thinned by one step,
+ * which halves its stacks; well below, the set that was thinned most gets a step back.
+ * Where nothing is left to be thinned, the dearest set that was attached on demand is
+ * detached. Events are never left out of a set that stays: without them what it says
  * would be wrong.
  */
 #include "trace/session_int.h"
 
+#include <stdio.h>
 #include <time.h>
 
-#define HIT_NS		 100 /* a tracepoint's own cost, not seen by the program */
 #define TIMED_DEFAULT_NS 200 /* until some hits have been timed */
 #define TICK_NS		 500000000ULL
-#define LEVEL_MAX	 4 /* some 80 stacks a second on each CPU: less tells nothing */
+#define DETACH_AFTER	 4 /* ticks above the budget with nothing to thin */
 
 uint64_t session_now_ns(void)
 {
@@ -25,67 +28,108 @@ uint64_t session_now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
 }
 
-static void limits_set(struct limits *l, unsigned level)
-{
-	l->place_burst = 10;
-	l->place_interval = (20000000ULL << level); /* 50 a second */
-	l->cpu_burst = 100 >> level;
-	l->cpu_interval = 2000000ULL << level; /* 500 a second on each CPU */
-	l->reserve_burst = 20;		       /* at every level: 100 a second, and 10 a process */
-	l->reserve_interval = 10000000ULL;
-	l->process_burst = 4;
-	l->process_interval = 100000000ULL;
-	l->random_mask = (64u << level) - 1;
-	if (l->cpu_burst < 8)
-		l->cpu_burst = 8;
-}
-
-void governor_start(struct governor *g, double budget, struct limits *limits)
+void governor_start(struct governor *g, double budget)
 {
 	g->budget = budget > 0 ? budget : 0.01;
 	g->start_ns = session_now_ns();
 	g->last_ns = g->start_ns;
-	limits_set(limits, 0);
 }
 
-uint64_t governor_kernel_ns(const uint64_t count[COUNT_N])
+uint64_t governor_kernel_ns(const struct set_class *class, const uint64_t count[COUNT_N])
 {
-	uint64_t hits = count[COUNT_FAULTS] + count[COUNT_SYSCALLS];
-	uint64_t plain = count[COUNT_FAULTS] > count[COUNT_STACKS]
-				 ? count[COUNT_FAULTS] - count[COUNT_STACKS]
-				 : 0;
+	uint64_t hits = count[COUNT_HITS], stacks = count[COUNT_STACKS];
+	uint64_t plain = hits > stacks ? hits - stacks : 0;
 	uint64_t each = count[COUNT_TIMED] ? count[COUNT_TIMED_NS] / count[COUNT_TIMED]
 					   : TIMED_DEFAULT_NS;
 
-	return count[COUNT_STACK_NS] + plain * each + count[COUNT_SYSCALLS] * TIMED_DEFAULT_NS +
-	       hits * HIT_NS;
+	return count[COUNT_STACK_NS] + plain * each + hits * class->hit_ns;
 }
 
-void governor_tick(struct governor *g, const uint64_t count[COUNT_N], struct limits *limits)
+static void level_set(struct set *set, unsigned level)
 {
-	uint64_t now = session_now_ns(), kernel;
-	double wall, stacks_share;
+	set->level = level;
+	set->class->thin(set, level);
+	if (level)
+		snprintf(set->notice, sizeof(set->notice),
+			 "%s: one stack in %u is taken, to stay within the budget",
+			 set->class->name, 1u << level);
+	else
+		set->notice[0] = '\0';
+}
+
+static bool can_thin(const struct set *set)
+{
+	return set && set->attached && set->class->thin && set->level < set->class->levels;
+}
+
+static void save(struct governor *g, struct set *const sets[SET_N])
+{
+	struct set *thin = NULL, *drop = NULL;
+
+	for (unsigned i = 0; i < SET_N; i++) {
+		struct set *set = sets[i];
+
+		if (can_thin(set) && (!thin || set->cost > thin->cost))
+			thin = set;
+		if (set && set->attached && set->class->on_demand &&
+		    (!drop || set->cost > drop->cost))
+			drop = set;
+	}
+	/* thinning what costs next to nothing saves nothing */
+	if (thin && (!drop || thin->cost >= g->budget / 10)) {
+		level_set(thin, thin->level + 1);
+		g->over_for = 0;
+		return;
+	}
+	g->over = true;
+	if (!drop || ++g->over_for < DETACH_AFTER)
+		return;
+	g->over_for = 0;
+	set_detach(drop);
+	snprintf(drop->notice, sizeof(drop->notice),
+		 "%s was detached after %.0f s: it cost %.1f%% of a core, and all of it may cost "
+		 "%.1f%% (--budget)",
+		 drop->class->name, (double)(session_now_ns() - g->start_ns) / 1e9,
+		 100 * drop->cost, 100 * g->budget);
+}
+
+static void restore(struct set *const sets[SET_N])
+{
+	struct set *most = NULL;
+
+	for (unsigned i = 0; i < SET_N; i++)
+		if (sets[i] && sets[i]->attached && sets[i]->level &&
+		    (!most || sets[i]->level > most->level))
+			most = sets[i];
+	if (most)
+		level_set(most, most->level - 1);
+}
+
+void governor_tick(struct governor *g, counters count, struct set *const sets[SET_N])
+{
+	uint64_t now = session_now_ns();
+	double wall = (double)(now - g->last_ns);
 
 	if (now - g->last_ns < TICK_NS)
 		return;
-	kernel = governor_kernel_ns(count);
-	wall = (double)(now - g->last_ns);
-	g->now = ((double)(kernel - g->last_kernel_ns) + (double)(g->own_ns - g->last_own_ns)) /
-		 wall;
-	stacks_share = g->now / g->budget;
+	g->now = (double)(g->own_ns - g->last_own_ns) / wall;
+	for (unsigned i = 0; i < SET_N; i++) {
+		uint64_t kernel;
+
+		if (!sets[i])
+			continue;
+		kernel = governor_kernel_ns(sets[i]->class, count[i]);
+		sets[i]->cost = (double)(kernel - sets[i]->last_kernel_ns) / wall;
+		sets[i]->last_kernel_ns = kernel;
+		g->now += sets[i]->cost;
+	}
 	g->last_ns = now;
-	g->last_kernel_ns = kernel;
 	g->last_own_ns = g->own_ns;
 	g->over = false;
-	if (stacks_share > 1) {
-		if (g->level < LEVEL_MAX)
-			g->level++;
-		else
-			g->over = true;
-	} else if (stacks_share < 0.4 && g->level) {
-		g->level--;
-	} else {
-		return;
-	}
-	limits_set(limits, g->level);
+	if (g->now > g->budget)
+		save(g, sets);
+	else if (g->now < 0.4 * g->budget)
+		restore(sets);
+	if (!g->over)
+		g->over_for = 0;
 }

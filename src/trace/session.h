@@ -2,8 +2,9 @@
 /*
  * A tracing session: BPF programs attached to one target.
  *
- *	session_open()      compile tables, load, attach: events count from here
- *	session_baseline()  growth counts from here (once, or whenever wanted)
+ *	session_open()      compile tables, load what all programs share
+ *	session_add()       a probe set: load, attach; events count from here
+ *	session_baseline()  weights count from here (once, or whenever wanted)
  *	session_poll()      drain the ring buffer; call it at least every 200 ms
  *	session_profile()   what has been seen up to now; as often as wanted
  *	session_stop()      detach; profiles can still be had
@@ -26,33 +27,48 @@
 #include "trace/growth.h"
 
 struct session;
-
-enum session_probe {			 /* bits */
-		     SESSION_GROWTH = 1, /* page faults, and system calls that take pages away */
-		     SESSION_CPU = 2,	 /* processor samples */
-};
+struct set;
+struct set_class; /* trace/set.h */
 
 struct session_opts {
-	unsigned probes;    /* enum session_probe; 0: SESSION_GROWTH */
-	unsigned frequency; /* of processor samples, per second of CPU time; 0: 49 */
-	double budget;	    /* share of one core that all of it may cost; 0: 0.01 */
-	size_t ring_bytes;  /* 0: 4 MiB; rounded up to a power of two */
-	size_t user_bytes;  /* bound on our own tables; 0: 256 MiB */
-	bool no_baseline;   /* session_baseline() follows at once: skip our own pass */
-	bool verbose;	    /* libbpf's messages and the verifier's log to stderr */
+	double budget;	   /* share of one core that all of it may cost; 0: 0.01 */
+	size_t ring_bytes; /* 0: 4 MiB; rounded up to a power of two */
+	size_t user_bytes; /* bound on our own tables; 0: 256 MiB */
+	bool verbose;	   /* libbpf's messages and the verifier's log to stderr */
 };
 
-/* Loads and attaches. `vm` and `code` may be NULL: native stacks only; all are
- * borrowed until session_close(). Errors: EXIT_DENIED (which capability is
- * missing), EXIT_UNSUPPORTED (no BTF, a tracepoint that is not there),
- * EXIT_GONE, -ENOMEM. */
+/* Loads what is shared; nothing is traced yet. `vm` and `code` may be NULL: native
+ * stacks only; all are borrowed until session_close(). Errors: EXIT_DENIED (which
+ * capability is missing), EXIT_UNSUPPORTED (no BTF), EXIT_GONE, -ENOMEM. */
 int session_open(struct target *t, struct vm *vm, struct code *code,
 		 const struct session_opts *opts, struct session **out, struct error *err);
 void session_close(struct session *s);
 
-/* Growth counts from this picture on. With r NULL a pass of our own is made;
+/* ---- probe sets ------------------------------------------------------------------------ */
+
+extern const struct set_class set_growth; /* page faults, and what takes pages away */
+extern const struct set_class set_cpu;	  /* processor samples; struct set_cpu_opts */
+
+struct set_cpu_opts {
+	unsigned frequency; /* samples per second of a thread's CPU time; 0: 49 */
+};
+
+/* Adds a set to a session that may have been running for long. `opts` is the set's
+ * own struct, NULL for defaults. A set that was removed starts anew: what it had seen
+ * is forgotten. -EEXIST: it is attached; errors as session_open(), and
+ * EXIT_UNSUPPORTED for a probe that this kernel does not have. Other sets go on. */
+int session_add(struct session *s, const struct set_class *class, const void *opts,
+		struct error *err);
+/* Detaches it; its profile as of now can still be had. */
+void session_remove(struct session *s, const struct set_class *class);
+/* NULL when it was never added. */
+struct set *session_set(const struct session *s, const struct set_class *class);
+
+/* ---- running ---------------------------------------------------------------------------- */
+
+/* Weights count from this picture on. With r NULL a pass of our own is made;
  * else r and m are borrowed until the next baseline or session_close(). Take the
- * picture after session_open(), drain (session_poll(s, 0)) is done here. */
+ * picture after the sets were added; draining (session_poll(s, 0)) is done here. */
 int session_baseline(struct session *s, const struct residency *r, const struct mappings *m,
 		     struct error *err);
 
@@ -68,24 +84,39 @@ void session_freeze(struct session *s);
 /* Detaches the programs and drains what is left. */
 void session_stop(struct session *s);
 
-/* A profile of what was seen up to now: "growth", "cpu". For growth, `closing` (with
- * its mappings) is the picture of now, see session_freeze(); NULL: a pass of our own, or, when the
- * target is gone, everything that was never given back. Frames are raw
- * (FRAME_ERLANG, FRAME_NATIVE and the markers). The caller frees it.
- * -ENOENT: no such kind, or its probes are not attached. */
+/* A profile of what was seen up to now: "growth", "cpu", or whatever the sets have.
+ * `closing` (with its mappings) is the picture of now, see session_freeze(); NULL: a
+ * pass of our own where one is needed, or, when the target is gone, everything that
+ * was never given back. Frames are raw (FRAME_ERLANG, FRAME_NATIVE and the markers).
+ * The caller frees it. -ENOENT: no such kind, or its probes were never attached. */
 int session_profile(struct session *s, const char *kind, const struct residency *closing,
 		    const struct mappings *maps, struct profile **out, struct error *err);
 
+/* ---- figures ---------------------------------------------------------------------------- */
+
+struct set_stats {
+	const char *name; /* NULL: not added */
+	bool attached;
+	uint64_t count[COUNT_N];
+	uint64_t missed;     /* hits during which a program was already running on that CPU */
+	uint64_t kernel_ns;  /* spent in its programs and on the way to them (estimated) */
+	double cpu_fraction; /* of one core, while it was attached */
+	unsigned level;	     /* how often its stacks were halved */
+	uint64_t map_bytes;  /* of its own maps */
+	const char *notice;  /* what the governor did, a sentence; "" */
+};
+
 struct session_stats {
-	double seconds;		 /* since session_open() */
-	uint64_t count[COUNT_N]; /* enum counter: hits, stacks, cuts, lost ... */
-	uint64_t records;	 /* that came through the ring buffer */
-	uint64_t lost_records;	 /* ring buffer full: events + stacks */
-	uint64_t missed;	 /* hits during which a program was already running on that CPU */
-	uint64_t lost_stacks;	 /* no room in our own tables */
-	uint64_t stacks, owners; /* distinct */
-	uint64_t kernel_bytes;	 /* of all maps, as the kernel charges them */
-	uint64_t user_bytes;	 /* of our own tables */
+	double seconds;		      /* since session_open() */
+	struct set_stats sets[SET_N]; /* by enum set_id; [SET_CORE]: the shared part */
+	uint64_t count[COUNT_N];      /* sums over all sets */
+	uint64_t records;	      /* that came through the ring buffer */
+	uint64_t lost_records;	      /* ring buffer full: events + stacks */
+	uint64_t missed;
+	uint64_t lost_stacks;		 /* no room in our own tables */
+	uint64_t stacks, owners;	 /* distinct */
+	uint64_t kernel_bytes;		 /* of all maps, as the kernel charges them */
+	uint64_t user_bytes;		 /* of our own tables */
 	size_t modules, modules_without; /* native modules; of them without unwind rows */
 	size_t rows, rules;
 	uint64_t kernel_ns, own_ns; /* time in programs (estimated) and in our process */
@@ -93,11 +124,12 @@ struct session_stats {
 	double cpu_now;		    /* over the last second or so */
 	bool thinned;		    /* the governor takes fewer stacks than it would like to */
 	bool over_budget;	    /* and cannot do more */
-	struct growth_sum growth;   /* of the last "growth" profile */
 };
 void session_stats(struct session *s, struct session_stats *out);
 /* Share of the stacks that reached the Erlang root or the thread's start, 0..1;
  * 1 when there were none. */
 double session_complete(const struct session_stats *st);
+/* Of the last "growth" profile; all zero when there was none. */
+void session_growth_sum(const struct session *s, struct growth_sum *out);
 
 #endif

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Inside of a session: what session.c, tables.c, names.c and governor.c share.
+ * Inside of a session: what session*.c, tables.c, names.c and governor.c share. Sets
+ * see trace/set.h only.
  */
 #ifndef BEAMRAY_TRACE_SESSION_INT_H
 #define BEAMRAY_TRACE_SESSION_INT_H
 
 #include "trace/session.h"
+#include "trace/set.h"
 #include "trace/stacks.h"
 #include "trace/unwind.h"
 
@@ -56,19 +58,66 @@ size_t names_bytes(const struct names *n);
 struct governor {
 	double budget;
 	uint64_t start_ns;
-	uint64_t last_ns, last_kernel_ns, last_own_ns;
-	uint64_t own_ns; /* CPU time that our side has taken */
-	double now;	 /* share of one core, last interval */
-	unsigned level;	 /* 0: as generous as it gets; each step halves the stacks */
+	uint64_t last_ns, last_own_ns;
+	uint64_t own_ns;   /* CPU time that our side has taken */
+	double now;	   /* share of one core, last interval */
+	unsigned over_for; /* intervals in a row in which nothing could be thinned */
 	bool over;
 };
 
-void governor_start(struct governor *g, double budget, struct limits *limits);
-/* Looks once a second at most; turns `limits`. */
-void governor_tick(struct governor *g, const uint64_t count[COUNT_N], struct limits *limits);
-/* Time spent in the programs, from the counters. */
-uint64_t governor_kernel_ns(const uint64_t count[COUNT_N]);
+typedef uint64_t counters[SET_N][COUNT_N];
+
+void governor_start(struct governor *g, double budget);
+/* Looks twice a second at most: computes what each set costs, and thins, restores or
+ * detaches one of them. */
+void governor_tick(struct governor *g, counters count, struct set *const sets[SET_N]);
+/* Time spent on a set's hits, from its counters. */
+uint64_t governor_kernel_ns(const struct set_class *class, const uint64_t count[COUNT_N]);
+
+/* ---- session.c, session_load.c ---------------------------------------------------------- */
+
+struct session {
+	struct target *target;
+	struct vm *vm;
+	struct code *code;
+	struct mappings *maps; /* as of the last refresh */
+	struct images *images;
+	struct config config;
+	unsigned threads; /* that the maps have room for */
+	struct kernel_tables tables;
+	struct base_bpf *base;
+	struct tables_area control_area;
+	struct control *control; /* shared with the programs */
+	struct ring_buffer *ring;
+	struct stacks *stacks;
+	struct names *names;
+	struct governor governor;
+
+	struct set *sets[SET_N];
+	struct set *by_event[EVENT_N];
+
+	struct residency *opening; /* ours, or NULL when the caller's is in use */
+	struct mappings *opening_maps;
+
+	int pidfd;
+	int cpus;
+	bool stopped;
+	bool ended, execed; /* the target */
+	uint64_t code_came; /* when new code was seen, 0: none waits */
+	uint64_t records;
+	counters count;
+	uint64_t end_ns; /* of the session, once it has been stopped */
+};
+
+/* Makes and fills the shared maps, attaches the base programs, opens the ring. */
+int session_load(struct session *s, const struct session_opts *opts, ring_buffer_sample_fn record,
+		 struct error *err);
+void session_unload(struct session *s);
+/* Maps and images as they are now, and the kernel's tables after them. */
+int session_refresh(struct session *s, struct error *err);
+void session_counters(struct session *s);
 
 uint64_t session_now_ns(void);
+void set_detach(struct set *set);
 
 #endif

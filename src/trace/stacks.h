@@ -25,9 +25,6 @@ struct stack {
 struct owner {
 	uint64_t stack, process; /* hash; pid term, 0 if none */
 	uint32_t tid;		 /* 0 if process is set */
-	uint64_t gross;		 /* bytes that it ever got */
-	uint64_t events;
-	uint64_t samples; /* of the processor */
 };
 
 struct stacks {

@@ -71,8 +71,8 @@ void tables_unmap(struct kernel_tables *k)
 
 static void area_add(struct tables *t, uint64_t start, uint64_t end)
 {
-	if (t->n_areas == CODE_RANGES) {
-		t->areas[CODE_RANGES - 1].end = end; /* by address: widen the last */
+	if (t->n_areas == CODE_AREAS) {
+		t->areas[CODE_AREAS - 1].end = end; /* by address: widen the last */
 		return;
 	}
 	t->areas[t->n_areas].start = start;
@@ -109,7 +109,7 @@ static int areas_fill(struct tables *t, struct vm *vm, const struct code *code,
 				area_add(t, m->start, m->end);
 		}
 	} else {
-		while (n > CODE_RANGES) {
+		while (n > CODE_AREAS) {
 			free(v);
 			gap *= 4;
 			n = code_ranges(code, gap, &v);
@@ -155,7 +155,7 @@ int tables_write(struct kernel_tables *k, struct vm *vm, const struct code *code
 	if (vm && code)
 		ret = areas_fill(t, vm, code, maps, images);
 	/* empty slots end above everything, for the search that stops at the first */
-	for (unsigned i = t->n_areas; i < CODE_RANGES; i++)
+	for (unsigned i = t->n_areas; i < CODE_AREAS; i++)
 		t->areas[i].start = t->areas[i].end = UINT64_MAX;
 	__atomic_store_n(k->active, next, __ATOMIC_RELEASE);
 	return ret;

@@ -60,6 +60,8 @@ static json_t *frame_json(const struct profile_stack *s, size_t i)
 static json_t *result(struct session *s, const struct profile *p)
 {
 	struct session_stats st;
+	const struct set_stats *set = &st.sets[SET_GROWTH];
+	struct growth_sum sum;
 	json_t *stacks = json_array(), *cuts = json_object();
 
 	for (size_t i = 0; i < p->n; i++) {
@@ -77,6 +79,7 @@ static json_t *result(struct session *s, const struct profile *p)
 						"frames", frames));
 	}
 	session_stats(s, &st);
+	session_growth_sum(s, &sum);
 	for (unsigned i = 1; i < CUT_N; i++)
 		json_object_set_new(cuts, stack_cut_name(i),
 				    json_integer((json_int_t)st.count[COUNT_CUT + i]));
@@ -84,11 +87,12 @@ static json_t *result(struct session *s, const struct profile *p)
 		"{s:o,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},"
 		"s:{s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:b,s:o}}",
 		"stacks", stacks, "without_stack", (json_int_t)p->without_stack, "sum", "opening",
-		(json_int_t)st.growth.opening, "closing", (json_int_t)st.growth.closing, "owned",
-		(json_int_t)st.growth.owned, "nearby", (json_int_t)st.growth.nearby, "unowned",
-		(json_int_t)st.growth.unowned, "moved", (json_int_t)st.growth.moved, "released",
-		(json_int_t)st.growth.released, "lost", (json_int_t)st.growth.lost, "stats",
-		"seconds", st.seconds, "faults", (json_int_t)st.count[COUNT_FAULTS], "walked",
+		(json_int_t)sum.opening, "closing", (json_int_t)sum.closing, "owned",
+		(json_int_t)sum.owned, "nearby", (json_int_t)sum.nearby, "unowned",
+		(json_int_t)sum.unowned, "moved", (json_int_t)sum.moved, "released",
+		(json_int_t)sum.released, "lost", (json_int_t)sum.lost, "stats", "seconds",
+		st.seconds, "faults",
+		(json_int_t)(set->count[COUNT_HITS] - set->count[COUNT_SYSCALLS]), "walked",
 		(json_int_t)st.count[COUNT_STACKS], "complete",
 		(json_int_t)st.count[COUNT_COMPLETE], "erlang", (json_int_t)st.count[COUNT_ERLANG],
 		"erlang_root", (json_int_t)st.count[COUNT_ERLANG_ROOT], "joined",
@@ -114,6 +118,7 @@ int main(int argc, char **argv)
 {
 	struct error err = { 0 };
 	struct session_opts opts = { 0 };
+	struct set_cpu_opts cpu = { 0 };
 	struct mappings *maps = NULL;
 	struct session *s = NULL;
 	struct target *t = NULL;
@@ -129,8 +134,7 @@ int main(int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	opts.budget = argc > 3 ? atof(argv[3]) : 0;
-	opts.probes = strcmp(kind, "cpu") == 0 ? SESSION_CPU : SESSION_GROWTH;
-	opts.frequency = argc > 5 ? (unsigned)atoi(argv[5]) : 0;
+	cpu.frequency = argc > 5 ? (unsigned)atoi(argv[5]) : 0;
 	opts.verbose = getenv("VERBOSE") != NULL;
 	ret = target_open(atoi(argv[1]), &t, &err);
 	if (!ret)
@@ -143,6 +147,11 @@ int main(int argc, char **argv)
 		ret = code_open(vm, &code, &err);
 	if (!ret)
 		ret = session_open(t, vm, code, &opts, &s, &err);
+	if (!ret)
+		ret = strcmp(kind, "cpu") == 0 ? session_add(s, &set_cpu, &cpu, &err)
+					       : session_add(s, &set_growth, NULL, &err);
+	if (!ret)
+		ret = session_baseline(s, NULL, NULL, &err);
 	if (ret)
 		return fail(&err, ret);
 	snprintf(path, sizeof(path), "%s/go", argv[2]);

@@ -310,30 +310,68 @@ static void test_stacks(void **state)
 	stacks_free(NULL);
 }
 
+static void thin(struct set *set, unsigned level)
+{
+	(void)set;
+	(void)level;
+}
+
+static void detach(struct set *set)
+{
+	(void)set;
+}
+
+/* A second in which so many hits took a stack of 5 us each. */
+static void second(struct governor *g, counters count, struct set *sets[SET_N], enum set_id id,
+		   unsigned stacks)
+{
+	g->last_ns = session_now_ns() - 1000000000ULL;
+	count[id][COUNT_HITS] += stacks;
+	count[id][COUNT_STACKS] += stacks;
+	count[id][COUNT_STACK_NS] += stacks * 5000ULL;
+	governor_tick(g, count, sets);
+}
+
 static void test_governor(void **state)
 {
+	static const struct set_class always = { .name = "always", .levels = 4, .thin = thin };
+	static const struct set_class demand = {
+		.name = "demand", .levels = 2, .thin = thin, .on_demand = true, .detach = detach
+	};
+	struct set a = { .class = &always, .attached = true };
+	struct set b = { .class = &demand, .attached = true };
+	struct set *sets[SET_N] = { [SET_GROWTH] = &a, [SET_GC] = &b };
+	static counters count;
 	struct governor g = { 0 };
-	struct limits l, first;
-	uint64_t count[COUNT_N] = { 0 };
 
-	governor_start(&g, 0.01, &l);
-	first = l;
-	for (int i = 0; i < 20; i++) {
-		g.last_ns = session_now_ns() - 1000000000ULL; /* a second ago */
-		count[COUNT_STACKS] += 20000;
-		count[COUNT_FAULTS] += 20000;
-		count[COUNT_STACK_NS] += 20000 * 5000ULL; /* 10% of a core */
-		governor_tick(&g, count, &l);
-	}
-	assert_true(g.over);
+	governor_start(&g, 0.01);
+	for (int i = 0; i < 3; i++)
+		second(&g, count, sets, SET_GROWTH, 20000); /* 10% of a core */
+	assert_int_equal(a.level, 3);
+	assert_int_equal(b.level, 0); /* it costs nothing */
 	assert_true(g.now > 0.09 && g.now < 0.13);
-	assert_true(l.cpu_interval > first.cpu_interval && l.cpu_interval < 1000000000ULL);
-	for (int i = 0; i < 20; i++) { /* quiet again */
-		g.last_ns = session_now_ns() - 1000000000ULL;
-		governor_tick(&g, count, &l);
-	}
 	assert_false(g.over);
-	assert_memory_equal(&l, &first, sizeof(l));
+	second(&g, count, sets, SET_GROWTH, 20000);
+	assert_true(strstr(a.notice, "16"));
+	for (int i = 0; i < 20; i++)
+		second(&g, count, sets, SET_GROWTH, 0); /* quiet again */
+	assert_int_equal(a.level, 0);
+	assert_string_equal(a.notice, "");
+	/* on demand and too dear: thinned as far as it goes, then detached */
+	for (int i = 0; i < 4; i++)
+		second(&g, count, sets, SET_GC, 20000);
+	assert_int_equal(b.level, 2);
+	assert_true(b.attached && g.over);
+	for (int i = 0; i < 4; i++)
+		second(&g, count, sets, SET_GC, 20000);
+	assert_false(b.attached);
+	assert_true(a.attached);
+	assert_true(strstr(b.notice, "detached"));
+	/* what is always on stays, and says so */
+	for (int i = 0; i < 20; i++)
+		second(&g, count, sets, SET_GROWTH, 20000);
+	assert_true(a.attached && g.over);
+	assert_int_equal(a.level, 4);
 }
 
 int main(void)
