@@ -340,6 +340,63 @@ struct event_range {
 	__u64 to, to_bytes; /* EVENT_MOVE_END: where it is now (0: it failed) */
 };
 
+/* ---- native ------------------------------------------------------------------------ */
+
+enum {
+	COUNT_ALLOCS = COUNT_OWN, /* blocks given out, to the library that is wanted */
+	COUNT_FREES,		  /* of blocks that had been noted */
+	COUNT_BEFORE,		  /* freed or moved blocks from before the attach ... */
+	COUNT_BEFORE_BYTES,	  /* ... and what they took */
+	COUNT_UNDRAWN,		  /* freed or moved blocks that had not been drawn */
+	COUNT_MISSED_FREES,	  /* an address was given out twice: its free was not seen */
+	COUNT_FULL_BYTES,	  /* blocks that there was no room for, bytes */
+	COUNT_FAILED,		  /* calls that returned no block */
+};
+
+enum native_kind {		   /* lower half of a probe's cookie; the upper is its number */
+		   NATIVE_ALLOC,   /* returns the block */
+		   NATIVE_ARRAY,   /* the same, arguments 0 and 1 are to be multiplied */
+		   NATIVE_ALIGNED, /* the same, argument 1 is the size */
+		   NATIVE_REALLOC, /* argument 0 is the old block, 1 the size */
+		   NATIVE_OUT,	   /* argument 0 is where the block goes, 2 the size */
+};
+
+#define NATIVE_RANGES	 8
+#define NATIVE_FUNCTIONS 16 /* power of two */
+#define NATIVE_LOOK	 16 /* native frames in which the library that allocates is looked for */
+
+/* A block that is held. Key: its address. */
+struct native_block {
+	__u64 stack, process;
+	__u64 bytes;  /* that it stands for */
+	__u64 blocks; /* that it stands for, in 1/256 */
+	__u32 tid;
+	__u32 epoch; /* see native_control */
+};
+
+/* The call that a thread is in. Key: its id. */
+struct native_call {
+	__u64 sp;	    /* where its return address is; 0: none */
+	__u64 block, bytes; /* what it was called with: old block or place for the new, size */
+	__u64 before;	    /* an old block from before the attach: its bytes */
+	__u32 kind, number; /* enum native_kind */
+	__u64 was_at;	    /* the old block had been noted, and this is what it was */
+	struct native_block was;
+};
+
+struct native_control {
+	__u64 live;	/* blocks noted */
+	__u64 capacity; /* that there is room for */
+	__u64 unit;	/* smaller ones are drawn, 0: all are noted */
+	__u64 unit_top; /* the highest that it has been */
+	__u32 epoch;	/* blocks of earlier ones do not count */
+	__u32 chunks;	/* glibc: a block's size is in front of it */
+	__u32 n_through, n_wanted;
+	struct code_area through[NATIVE_RANGES]; /* code that allocates for others */
+	struct code_area wanted[NATIVE_RANGES];	 /* the one library, none: all */
+	__u64 functions[NATIVE_FUNCTIONS];	 /* by number: address of the probe */
+};
+
 /* ---- cpu --------------------------------------------------------------------------- */
 
 struct event_sample {

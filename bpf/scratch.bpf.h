@@ -42,6 +42,7 @@ struct scratch {
 	 * round have been seen */
 	__u32 period, matched, count;
 	__u32 chunk_words;
+	__u32 busy; /* of probes that others may come in between of: uprobe.bpf.h */
 	__u64 chunk[CHUNK_WORDS];
 	__u64 root[STACK_ROOT_FRAMES]; /* root first */
 	struct event_stack out;

@@ -177,24 +177,51 @@ static bool main_arena_in(struct heap_view *v, const struct image *i)
 	return false;
 }
 
-/* Who serves malloc, and where its main_arena is. Fills malloc_name, is_glibc;
- * returns the image that holds main_arena, or NULL with the reason. */
-static struct image *malloc_find(struct heap_view *v, struct images *im)
+/* Who serves malloc, from where the executable's pointer to it leads (0: not known). */
+static struct image *malloc_server(struct images *im, uint64_t function)
 {
-	struct image *exe = images_exe(im), *libc = libc_image(im), *server = NULL;
-	uint64_t slot = exe ? got_slot(exe, "malloc") : 0, function = 0, start, end;
-	struct libc_heap *h = v->out;
-	unsigned major = 0, minor = 0;
-	char name[48] = "";
+	struct image *exe = images_exe(im), *libc = libc_image(im);
+	struct image *server = function ? images_find(im, function) : NULL;
+	uint64_t start, end;
 
-	if (slot && heap_read_u64(v, slot, &function) == 0)
-		server = images_find(im, function);
 	/* Not readable, or not bound yet: then it leads back into the PLT. */
 	if (!server || (server == exe && image_section(exe, ".plt", &start, &end) &&
 			function >= start && function < end))
 		server = libc;
-	if (!server)
-		server = exe;
+	return server ? server : exe;
+}
+
+struct image *libc_malloc_image(struct target *t, struct images *im, bool *chunks)
+{
+	struct image *exe = images_exe(im), *server;
+	uint64_t slot = exe ? got_slot(exe, "malloc") : 0, function = 0;
+	unsigned major, minor;
+
+	if (slot && target_read_u64(t, slot, &function))
+		function = 0;
+	server = malloc_server(im, function);
+	*chunks = server && !own_heap(image_name(server));
+	/* A stranger: glibc's heap may be used through it. */
+	if (*chunks && !banner_read(server, &major, &minor)) {
+		server = libc_image(im);
+		*chunks = server && banner_read(server, &major, &minor);
+	}
+	return server;
+}
+
+/* Who serves malloc, and where its main_arena is. Fills malloc_name, is_glibc;
+ * returns the image that holds main_arena, or NULL with the reason. */
+static struct image *malloc_find(struct heap_view *v, struct images *im)
+{
+	struct image *exe = images_exe(im), *libc = libc_image(im), *server;
+	uint64_t slot = exe ? got_slot(exe, "malloc") : 0, function = 0;
+	struct libc_heap *h = v->out;
+	unsigned major = 0, minor = 0;
+	char name[48] = "";
+
+	if (!slot || heap_read_u64(v, slot, &function))
+		function = 0;
+	server = malloc_server(im, function);
 	if (!server) {
 		snprintf(h->malloc_name, sizeof(h->malloc_name), "unknown");
 		heap_say(v, "no image of the target could be found, so its malloc is not known");

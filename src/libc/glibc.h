@@ -87,6 +87,10 @@ int libc_heap_walk(struct target *t, const struct mappings *m, struct images *im
 		   struct error *err);
 void libc_heap_free(struct libc_heap *h);
 
+/* The image that serves malloc for the executable, and whether its blocks are glibc's
+ * chunks (their size in front of them). NULL when it cannot be told. */
+struct image *libc_malloc_image(struct target *t, struct images *im, bool *chunks);
+
 /* Stacks of the threads that exist now. Returns their number (0 when struct
  * pthread could not be verified), or -errno; the caller frees *out. */
 ssize_t libc_stacks_read(struct target *t, const struct mappings *m, struct images *im,

@@ -53,6 +53,39 @@ struct set_cpu_opts {
 	unsigned frequency; /* samples per second of a thread's CPU time; 0: 49 */
 };
 
+/*
+ * Blocks of malloc and its relatives, with the stack that took them, until they are freed:
+ * profile "native", bytes that are held and were taken since the set was attached (or
+ * since the last session_baseline()), in whole blocks. On demand: the governor may
+ * draw blocks (see struct native_sum) or detach it. May be added in the middle of a
+ * session: session_add(s, &set_native, &opts, err), then poll on, then
+ * session_profile(s, "native", ...).
+ */
+extern const struct set_class set_native; /* struct set_native_opts */
+
+struct set_native_opts {
+	/* Only what the library of this file name allocates (first on the stack that is
+	 * none of libc, libstdc++ and the like). NULL: everything. */
+	const char *library;
+	size_t blocks; /* that may be noted at once; 0: 256k, some 35 MiB of kernel memory */
+};
+
+struct native_sum {
+	uint64_t allocs, frees, failed;	      /* calls: blocks given out, noted blocks freed */
+	uint64_t before, before_bytes;	      /* freed or moved, from before the attach */
+	uint64_t undrawn;		      /* freed or moved, had not been drawn */
+	uint64_t missed_frees;		      /* whose address was given out again */
+	uint64_t full, full_bytes;	      /* there was no room for */
+	uint64_t noted;			      /* blocks in the map now */
+	uint64_t unit;			      /* highest: smaller blocks were drawn with probability
+					 * bytes/unit, and stand for unit bytes each; 0: all noted */
+	const char *refused;		      /* functions without a probe and why, sentences; "" */
+	const char *server;		      /* file that serves malloc, raw */
+	uint64_t mapping_bytes, copied_bytes; /* what stays in the target after detaching */
+};
+/* Of a session that set_native was added to; all zero when it was not. */
+void session_native_sum(struct session *s, struct native_sum *out);
+
 /* Adds a set to a session that may have been running for long. `opts` is the set's
  * own struct, NULL for defaults. A set that was removed starts anew: what it had seen
  * is forgotten. -EEXIST: it is attached; errors as session_open(), and

@@ -51,7 +51,8 @@ struct link_create {
 };
 
 struct uprobes {
-	int fd[3]; /* returns or sessions, entries with a return, entries: links of many sites, -1: none */
+	/* links of many sites, in the order in which they are attached; -1: none */
+	int fd[3];
 	struct bpf_link **links; /* of one site each */
 	size_t n_links;
 };
@@ -191,38 +192,48 @@ static int attach_one(struct uprobes *u, const struct bpf_program *prog, const c
 	return 0;
 }
 
-/* Returns first: what has been entered must not return unseen. */
+/*
+ * What has been entered must not return unseen, so returns come before entries; and
+ * probes without a return (free) come before those with one (malloc): what is seen to begin
+ * is seen to end.
+ */
+static int attach_perf(struct uprobes *u, const struct uprobe_programs *p, const char *path,
+		       pid_t pid, const struct uprobe *v, size_t n)
+{
+	int ret = 0;
+
+	u->links = calloc(2 * n + 1, sizeof(struct bpf_link *));
+	if (!u->links)
+		return -ENOMEM;
+	for (size_t k = 0; !ret && k < n; k++)
+		if (!v[k].leave)
+			ret = attach_one(u, p->entry, path, pid, &v[k], false);
+	for (size_t k = 0; !ret && k < n; k++)
+		if (v[k].leave)
+			ret = attach_one(u, p->leave, path, pid, &v[k], true);
+	for (size_t k = 0; !ret && k < n; k++)
+		if (v[k].leave)
+			ret = attach_one(u, p->enter, path, pid, &v[k], false);
+	return ret;
+}
+
 static int attach(struct uprobes *u, const struct uprobe_programs *p, const char *path, pid_t pid,
 		  const struct uprobe *v, size_t n)
 {
 	enum uprobes_how how = uprobes_how();
-	bool session = how == UPROBES_SESSION && p->session;
-	int ret = 0;
+	int ret;
 
-	if (how == UPROBES_PERF) {
-		u->links = calloc(2 * n + 1, sizeof(struct bpf_link *));
-		if (!u->links)
-			return -ENOMEM;
-		for (size_t k = 0; !ret && k < n; k++)
-			if (v[k].leave)
-				ret = attach_one(u, p->leave, path, pid, &v[k], true);
-		for (size_t k = 0; !ret && k < n; k++)
-			ret = attach_one(u, v[k].leave ? p->enter : p->entry, path, pid, &v[k],
-					 false);
-		return ret;
-	}
-	if (session) {
-		ret = attach_many(p->session, TRACE_UPROBE_SESSION, 0, path, pid, v, n, true,
-				  &u->fd[0]);
-	} else {
-		ret = attach_many(p->leave, TRACE_UPROBE_MULTI, UPROBE_MULTI_RETURN, path, pid, v,
-				  n, true, &u->fd[0]);
-		if (!ret)
-			ret = attach_many(p->enter, TRACE_UPROBE_MULTI, 0, path, pid, v, n, true,
-					  &u->fd[1]);
-	}
+	if (how == UPROBES_PERF)
+		return attach_perf(u, p, path, pid, v, n);
+	ret = attach_many(p->entry, TRACE_UPROBE_MULTI, 0, path, pid, v, n, false, &u->fd[0]);
+	if (!ret && how == UPROBES_SESSION && p->session)
+		return attach_many(p->session, TRACE_UPROBE_SESSION, 0, path, pid, v, n, true,
+				   &u->fd[1]);
 	if (!ret)
-		ret = attach_many(p->entry, TRACE_UPROBE_MULTI, 0, path, pid, v, n, false,
+		ret = attach_many(p->leave, TRACE_UPROBE_MULTI, UPROBE_MULTI_RETURN, path, pid, v,
+				  n, true, &u->fd[1]);
+	if (!ret)
+		ret = attach_many(p->enter, TRACE_UPROBE_MULTI, 0, path, pid, v, n, true,
 				  &u->fd[2]);
 	return ret;
 }
@@ -257,7 +268,7 @@ void uprobes_detach(struct uprobes *u)
 {
 	if (!u)
 		return;
-	/* entries first: an entry without its return would wait for ever */
+	/* in the opposite order */
 	for (int k = 2; k >= 0; k--)
 		if (u->fd[k] >= 0)
 			close(u->fd[k]);

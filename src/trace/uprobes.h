@@ -31,8 +31,8 @@ enum uprobes_how {		    /* what the kernel has; each includes those before it */
  * BEAMRAY_UPROBES=perf|multi in the environment makes less of it, for tests. */
 enum uprobes_how uprobes_how(void);
 
-/* Programs of one object that belong together; any may be NULL. All are in
- * sections "uprobe", "uretprobe" (leave), "uprobe" (session). */
+/* Programs of one object that belong together, in sections "uprobe" or "uretprobe"
+ * (leave); those of bpf/uprobe.bpf.h. Any may be NULL if it is not needed. */
 struct uprobe_programs {
 	struct bpf_program *entry;	   /* at sites with leave == false, or without session */
 	struct bpf_program *enter, *leave; /* where there is no session: the pair */

@@ -2,7 +2,7 @@
 /*
  * Traces one node and prints what came out as JSON.
  *
- *	trace_node PID DIR [BUDGET [growth|cpu [FREQUENCY]]]
+ *	trace_node PID DIR [BUDGET [growth|cpu|native[=LIBRARY] [FREQUENCY]]]
  *
  * attaches, makes DIR/go, waits until DIR/done is there (60 s at most), and prints
  * {"stacks":[{weight, gross, count, label, complete, frames}], "sum":{}, "stats":{}}.
@@ -55,6 +55,22 @@ static json_t *frame_json(const struct profile_stack *s, size_t i)
 	default:
 		return json_sprintf("kind:%u", f->kind);
 	}
+}
+
+static json_t *native_json(struct session *s)
+{
+	struct native_sum n;
+
+	session_native_sum(s, &n);
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:s}", "allocs",
+			 (json_int_t)n.allocs, "frees", (json_int_t)n.frees, "failed",
+			 (json_int_t)n.failed, "before", (json_int_t)n.before, "before_bytes",
+			 (json_int_t)n.before_bytes, "undrawn", (json_int_t)n.undrawn,
+			 "missed_frees", (json_int_t)n.missed_frees, "full", (json_int_t)n.full,
+			 "full_bytes", (json_int_t)n.full_bytes, "noted", (json_int_t)n.noted,
+			 "unit", (json_int_t)n.unit, "mapping_bytes", (json_int_t)n.mapping_bytes,
+			 "copied_bytes", (json_int_t)n.copied_bytes, "refused",
+			 n.refused ? n.refused : "", "server", n.server ? n.server : "");
 }
 
 static json_t *result(struct session *s, const struct profile *p)
@@ -119,6 +135,7 @@ int main(int argc, char **argv)
 	struct error err = { 0 };
 	struct session_opts opts = { 0 };
 	struct set_cpu_opts cpu = { 0 };
+	struct set_native_opts native = { 0 };
 	struct mappings *maps = NULL;
 	struct session *s = NULL;
 	struct target *t = NULL;
@@ -130,7 +147,8 @@ int main(int argc, char **argv)
 	int ret, fd;
 
 	if (argc < 3) {
-		fprintf(stderr, "usage: trace_node PID DIR [BUDGET [growth|cpu [FREQUENCY]]]\n");
+		fprintf(stderr,
+			"usage: trace_node PID DIR [BUDGET [growth|cpu|native[=LIBRARY] [FREQUENCY]]]\n");
 		return EXIT_USAGE;
 	}
 	opts.budget = argc > 3 ? atof(argv[3]) : 0;
@@ -147,9 +165,14 @@ int main(int argc, char **argv)
 		ret = code_open(vm, &code, &err);
 	if (!ret)
 		ret = session_open(t, vm, code, &opts, &s, &err);
-	if (!ret)
+	if (!ret && strncmp(kind, "native", 6) == 0) {
+		native.library = kind[6] ? kind + 7 : NULL;
+		kind = "native";
+		ret = session_add(s, &set_native, &native, &err);
+	} else if (!ret) {
 		ret = strcmp(kind, "cpu") == 0 ? session_add(s, &set_cpu, &cpu, &err)
 					       : session_add(s, &set_growth, NULL, &err);
+	}
 	if (!ret)
 		ret = session_baseline(s, NULL, NULL, &err);
 	if (ret)
@@ -175,6 +198,8 @@ int main(int argc, char **argv)
 		return fail(&err, ret);
 	session_stop(s);
 	doc = result(s, p);
+	if (session_set(s, &set_native))
+		json_object_set_new(doc, "native", native_json(s));
 	json_dumpf(doc, stdout, JSON_COMPACT);
 	putchar('\n');
 	json_decref(doc);
