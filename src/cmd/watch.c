@@ -174,7 +174,20 @@ static bool needs_names(const struct watch *w, const struct profile *p)
 	return false;
 }
 
+int watch_native(struct watch *w, const char *library, struct error *err)
+{
+	struct set_native_opts opts = { .library = library };
+
+	return w->session ? session_add(w->session, &set_native, &opts, err) : -ENOENT;
+}
+
 int watch_growth(struct watch *w, const struct look *look, struct profile **out, struct error *err)
+{
+	return watch_profile(w, "growth", look, out, err);
+}
+
+int watch_profile(struct watch *w, const char *kind, const struct look *look, struct profile **out,
+		  struct error *err)
 {
 	struct symbolizer *z = NULL;
 	int ret;
@@ -182,8 +195,8 @@ int watch_growth(struct watch *w, const struct look *look, struct profile **out,
 	*out = NULL;
 	if (!w->session)
 		return -ENOENT;
-	ret = session_profile(w->session, "growth", look ? look->res : NULL,
-			      look ? look->maps : NULL, out, err);
+	ret = session_profile(w->session, kind, look ? look->res : NULL, look ? look->maps : NULL,
+			      out, err);
 	if (ret < 0 || !needs_names(w, *out))
 		return ret;
 	/* the looks' own handle has the libraries as of the last look. A name that

@@ -50,5 +50,18 @@ int watch_wait(struct watch *w, double seconds, struct error *err);
  * w->symbols. `look` NULL: the target is gone, and what was never given back is
  * taken for growth. The caller frees. -ENOENT when nothing is traced. */
 int watch_growth(struct watch *w, const struct look *look, struct profile **out, struct error *err);
+/* The same for any kind that the session has: "growth", "native" ... */
+int watch_profile(struct watch *w, const char *kind, const struct look *look, struct profile **out,
+		  struct error *err);
+/*
+ * Attaches the probes of malloc and free for the rest of the watch; may be called at any
+ * time after watch_open(), with a `library` (file name) to be looked at alone, or NULL.
+ * From then on watch_profile(w, "native", ...) has what is held of what was given out
+ * since, by stack, in bytes of whole blocks, and session_native_sum() the figures beside
+ * it. What was taken before the call is not in it: compare it with two ledgers of
+ * which the first is not older. -ENOENT when nothing is traced, and with the sentence
+ * why it cannot be attached; -EEXIST when it is. What was attached before goes on.
+ */
+int watch_native(struct watch *w, const char *library, struct error *err);
 
 #endif
