@@ -65,6 +65,8 @@ GOALS := $(or $(MAKECMDGOALS),all)
 ifneq ($(filter-out $(NO_COMPILE),$(GOALS)),)
 PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell $(PKG_CONFIG) $(if $(STATIC),--static) --libs $(PKGS))
+# Has no .pc file.
+LIBS       := -liberty $(PKG_LIBS)
 ifeq ($(strip $(PKG_LIBS)),)
 $(error Libraries are missing (see above); `make deps` installs them)
 endif
@@ -119,7 +121,7 @@ $(PROGRAM): $(B)/beamray FORCE
 
 $(B)/beamray: $(OBJ)
 	$(say) LINK $@
-	$(Q)$(LINK) -o $@ $(OBJ) $(PKG_LIBS)
+	$(Q)$(LINK) -o $@ $(OBJ) $(LIBS)
 
 $(B)/%.o: %.c Makefile
 	$(say) CC $<
@@ -153,7 +155,7 @@ $(filter $(B)/src/trace/%,$(OBJ)): | $(SKEL)
 
 $(UNIT): %: %.o $(UNIT_LIB_OBJ) $(B)/libbeamray.a
 	$(say) LINK $@
-	$(Q)$(LINK) -o $@ $< $(UNIT_LIB_OBJ) $(B)/libbeamray.a $(PKG_LIBS) -lcmocka
+	$(Q)$(LINK) -o $@ $< $(UNIT_LIB_OBJ) $(B)/libbeamray.a $(LIBS) -lcmocka
 
 # cmocka hands every test a state that most do not want.
 $(B)/tests/unit/%.o: CPPFLAGS_ALL += -Itests/unit
@@ -162,7 +164,7 @@ $(B)/tests/unit/%.o: CFLAGS_ALL += -Wno-unused-parameter
 # Programs that scenario tests of the tracer run.
 $(TRACE_TOOLS): %: %.o $(B)/libbeamray.a
 	$(say) LINK $@
-	$(Q)$(LINK) -o $@ $< $(B)/libbeamray.a $(PKG_LIBS)
+	$(Q)$(LINK) -o $@ $< $(B)/libbeamray.a $(LIBS)
 
 unit-programs: $(UNIT) $(TRACE_TOOLS)
 
@@ -180,7 +182,7 @@ $(O)/otp-layout: $(B)/otp-layout FORCE
 
 $(B)/otp-layout: $(GEN_OBJ) $(B)/libbeamray.a
 	$(say) LINK $@
-	$(Q)$(LINK) -o $@ $(GEN_OBJ) $(B)/libbeamray.a $(PKG_LIBS)
+	$(Q)$(LINK) -o $@ $(GEN_OBJ) $(B)/libbeamray.a $(LIBS)
 endif
 
 # ---- everything else -------------------------------------------------------

@@ -153,7 +153,7 @@ unit_tests asan build/gcc-address-undefined/tests/unit
 
 # ---- scenarios ---------------------------------------------------------------
 
-for test in tests/scenarios/t_*.py tests/scenarios/t_*.sh; do
+for test in tests/scenarios/t_*.py tests/scenarios/t_*.sh tests/matrix/t_*.py; do
 	[ -e "$test" ] || continue
 	case $test in
 	*.py) with=python3 ;;

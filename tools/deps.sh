@@ -14,15 +14,16 @@
 set -eu
 
 build='gcc make clang llvm libbpf-dev bpftool libelf-dev libdw-dev zlib1g-dev
-	libsqlite3-dev libjansson-dev libcap-ng-dev libcapstone-dev pkg-config'
+	libsqlite3-dev libjansson-dev libcap-ng-dev libcapstone-dev libiberty-dev
+	pkg-config'
 tests='erlang-base erlang-dev erlang-tools erlang-runtime-tools erlang-crypto
 	libcmocka-dev binutils clang-format clang-tidy shellcheck tmux gpgv
 	debian-archive-keyring xz-utils zstd python3 procps util-linux mount mmdebstrap
 	ca-certificates git libjemalloc2'
 
-# A browser for the pages; capsh. (node and npm, for readers of other formats, are used
+# A browser for the pages; C++ NIFs; capsh. (node and npm, for readers of other formats, are used
 # where they are: as packages of Debian they are hundreds.)
-optional='chromium fonts-dejavu-core libcap2-bin'
+optional='chromium fonts-dejavu-core g++ libcap2-bin'
 
 wanted=$build
 [ "${1:-}" = --build ] || wanted="$build $tests"
@@ -31,14 +32,14 @@ wanted=$build
 fedora='gcc make clang llvm libbpf-devel bpftool elfutils-libelf-devel elfutils-devel
  zlib-devel sqlite-devel jansson-devel libcap-ng-devel capstone-devel pkgconf erlang
  libcmocka-devel
- binutils clang-tools-extra ShellCheck tmux gnupg2 debian-keyring dpkg xz zstd python3
+ binutils binutils-devel clang-tools-extra ShellCheck tmux gnupg2 debian-keyring dpkg xz zstd python3
  procps-ng util-linux git'
 arch='gcc make clang llvm libbpf bpf libelf zlib sqlite jansson libcap-ng capstone pkgconf
  erlang cmocka binutils shellcheck tmux gnupg debian-archive-keyring dpkg xz zstd python
  procps-ng util-linux git'
 alpine='gcc musl-dev linux-headers make clang llvm libbpf-dev bpftool elfutils-dev zlib-dev
  sqlite-dev jansson-dev libcap-ng-dev capstone-dev pkgconf argp-standalone erlang erlang-dev cmocka-dev
- binutils clang-extra-tools shellcheck tmux gnupg debian-archive-keyring dpkg xz zstd
+ binutils binutils-dev clang-extra-tools shellcheck tmux gnupg debian-archive-keyring dpkg xz zstd
  python3 procps util-linux git'
 
 # Without apt the packages cannot be looked up by name; these must be there.

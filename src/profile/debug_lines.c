@@ -17,10 +17,12 @@
 #include <dwarf.h>
 #include <elfutils/libdw.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "profile/demangle.h"
 #include "target/escape.h"
 
 #define DEPTH_MAX 32 /* functions inlined into each other */
@@ -90,28 +92,77 @@ static const char *call_file(Dwarf_Die *cu, Dwarf_Die *die)
 	return dwarf_filesrc(files, index, NULL, NULL);
 }
 
+/* Where a function was declared: behind an inlined one stands the abstract function,
+ * behind that, for a member, the declaration in its class. */
+static Dwarf_Die declaration(Dwarf_Die *die)
+{
+	static const unsigned steps[] = { DW_AT_abstract_origin, DW_AT_specification };
+	Dwarf_Die at = *die, next;
+	Dwarf_Attribute attr;
+	size_t i;
+
+	for (i = 0; i < 2; i++)
+		if (dwarf_attr(&at, steps[i], &attr) && dwarf_formref_die(&attr, &next))
+			at = next;
+	return at;
+}
+
+/* Its name with those of the namespaces and classes around it. Functions that are known
+ * outside of their file have it as a symbol would; the others only by where they stand. */
+static char *full_name(Dwarf_Die *die)
+{
+	Dwarf_Die at = declaration(die), *scopes = NULL;
+	char text[TEXT_MAX] = "";
+	Dwarf_Attribute attr;
+	const char *name;
+	size_t n = 0;
+	int i;
+
+	name = dwarf_attr_integrate(die, DW_AT_linkage_name, &attr) ? dwarf_formstring(&attr)
+								    : NULL;
+	if (name)
+		return symbol_plain_name(name);
+	i = dwarf_getscopes_die(&at, &scopes);
+	while (i-- > 1 && n < sizeof(text)) {
+		int tag = dwarf_tag(&scopes[i]);
+
+		name = dwarf_diename(&scopes[i]);
+		if (tag == DW_TAG_namespace || tag == DW_TAG_class_type ||
+		    tag == DW_TAG_structure_type)
+			n += (size_t)snprintf(text + n, sizeof(text) - n,
+					      "%s::", name ? name : "(anonymous namespace)");
+	}
+	free(scopes);
+	name = dwarf_diename(&at);
+	if (n < sizeof(text))
+		snprintf(text + n, sizeof(text) - n, "%s", name ? name : "");
+	return name ? escaped(text) : NULL;
+}
+
 /* Puts a copy of `s` behind it and gives `s` the name of the inlined function. */
 static int push(struct symbol *s, Dwarf_Die *cu, Dwarf_Die *die)
 {
 	struct symbol *outer;
-	const char *name = dwarf_diename(die);
+	char *name = dwarf_diename(die) ? full_name(die) : NULL;
 
 	if (!name)
 		return 0;
 	outer = malloc(sizeof(*outer));
-	if (!outer)
+	if (!outer) {
+		free(name);
 		return -ENOMEM;
+	}
 	*outer = *s;
 	/* the outer function's line is that of the call */
 	free(outer->file);
 	outer->file = escaped(call_file(cu, die));
 	outer->line = call_line(die);
-	s->name = escaped(name);
+	s->name = name;
 	s->module = outer->module ? strdup(outer->module) : NULL;
 	s->file = NULL;
 	s->line = 0;
 	s->outer = outer;
-	return s->name && (s->module || !outer->module) ? 0 : -ENOMEM;
+	return s->module || !outer->module ? 0 : -ENOMEM;
 }
 
 int debug_lines_add(struct debug_lines *d, uint64_t vaddr, struct symbol *s)

@@ -24,7 +24,6 @@
  */
 #include "profile/symbolize.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -33,12 +32,12 @@
 
 #include "erts/natives.h"
 #include "profile/debug_lines.h"
+#include "profile/demangle.h"
 #include "profile/kernel_symbols.h"
 #include "target/elf_functions.h"
 #include "target/escape.h"
 
-#define TEXT_MAX    2048
-#define MANGLED_MAX 2048 /* longer ones stay as they are */
+#define TEXT_MAX 2048
 
 struct module {
 	struct image *image;
@@ -49,16 +48,12 @@ struct module {
 	struct image_functions *functions; /* NULL: not known */
 };
 
-typedef char *(*demangle_fn)(const char *name, char *buf, size_t *size, int *status);
-
 struct symbolizer {
 	struct vm *vm;
 	const struct code *code;
 	struct images *images;
 	struct natives *natives;
 	struct module *modules; /* as images->v */
-	void *cxx;
-	demangle_fn demangle;
 };
 
 /* ---- modules -------------------------------------------------------------- */
@@ -127,10 +122,6 @@ int symbolizer_new(struct vm *vm, const struct code *code, struct images *images
 		return error_set(err, error_exit_code(ret), ret,
 				 "Names for addresses could not be prepared: %s.", strerror(-ret));
 	}
-	/* Where there is C++ in the target there may be none here: then mangled. */
-	z->cxx = dlopen("libstdc++.so.6", RTLD_LAZY | RTLD_LOCAL);
-	if (z->cxx)
-		*(void **)&z->demangle = dlsym(z->cxx, "__cxa_demangle");
 	*out = z;
 	return 0;
 }
@@ -148,8 +139,6 @@ void symbolizer_free(struct symbolizer *z)
 	}
 	free(z->modules);
 	natives_free(z->natives);
-	if (z->cxx)
-		dlclose(z->cxx);
 	free(z);
 }
 
@@ -193,19 +182,6 @@ static bool find_function(struct module *m, uint64_t addr, uint64_t *start)
 
 /* ---- one address ---------------------------------------------------------- */
 
-static char *symbol_text(const struct symbolizer *z, const char *raw)
-{
-	char text[TEXT_MAX], *plain = NULL, *result;
-	int status = -1;
-
-	if (z->demangle && strncmp(raw, "_Z", 2) == 0 && strlen(raw) <= MANGLED_MAX)
-		plain = z->demangle(raw, NULL, NULL, &status);
-	escape_string(text, sizeof(text), plain && status == 0 ? plain : raw);
-	result = strdup(text);
-	free(plain);
-	return result;
-}
-
 static int code_symbol(const struct code_mfa *mfa, struct symbol *out)
 {
 	out->kind = mfa->function ? FRAME_ERLANG : FRAME_GLUE;
@@ -235,7 +211,7 @@ static int native_symbol(struct symbolizer *z, struct module *m, uint64_t pc, st
 			image_symbol_at(m->image, pc, &s);
 	}
 	if (found) {
-		out->name = symbol_text(z, s.name);
+		out->name = symbol_plain_name(s.name);
 		if (!out->name)
 			return -ENOMEM;
 	} else if (find_function(m, pc, &start)) {

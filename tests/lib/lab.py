@@ -156,9 +156,10 @@ class NodeError(Exception):
 class Node:
     """One BEAM that runs tests/scenarios/scenario.erl; see there for the commands."""
 
-    def __init__(self, release, flags=(), env=(), namespaces=False, timeout=60):
+    def __init__(self, release, flags=(), env=(), namespaces=False, timeout=60, folder=None):
+        """`folder`: of the modules and NIFs, if it is not the usual one."""
         self.release = release
-        self.dir = scenario_dir(release)
+        self.dir = folder or scenario_dir(release)
         cmd = ["%s/tools/roots/node.sh" % TOP, "-b", str(self.dir)]
         cmd += ["-n"] if namespaces else []
         for item in env:

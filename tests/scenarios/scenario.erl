@@ -129,6 +129,8 @@ command(["nif", What, N, Size]) ->
     true;
 command(["call", Module, Function | Args]) ->
     apply(list_to_atom(Module), list_to_atom(Function), Args);
+command(["cxx", "load", Dir]) -> ok = cxx_nif:load(Dir), true;
+command(["cxx", "leak", N, Size]) -> cxx_nif:leak(int(N), int(Size));
 command(["sleep", MS]) -> timer:sleep(int(MS)), true;
 command(["stop"]) -> erlang:halt(0, [{flush, false}]);
 command(["crash"]) -> erlang:halt(abort).

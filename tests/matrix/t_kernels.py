@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""The kernels of Debian's suites, each with a node of the matrix in it: what works there."""
+# long
+# timeout: 1800
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "lib"))
+sys.path.insert(0, str(HERE.parents[1] / "tools" / "kernels"))
+import kernel  # noqa: E402
+from lab import TOP, Tap, releases, scenario_dir, otp  # noqa: E402
+
+PROGRAM = os.environ.get("BEAMRAY_STATIC") or str(TOP / "build/gcc-static/beamray")
+# One release on every kernel, the others on one.
+EVERYWHERE, ONCE = "25", "bookworm"
+
+
+def stage(folder, release):
+    """The root of a release with the test in it; links, since nothing is written."""
+    subprocess.run(["cp", "-al", str(otp.build(release)), folder], check=True)
+    test = Path(folder) / "test"
+    test.mkdir()
+    for file in scenario_dir(release).iterdir():
+        shutil.copy(file, test)
+    shutil.copy(PROGRAM, test / "beamray")
+    shutil.copy(HERE / "guest.sh", test)
+
+
+class Told:
+    """What a guest wrote."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def __call__(self, name):
+        file = self.folder / name
+        return file.read_text(errors="replace").strip() if file.exists() else ""
+
+    def code(self, name):
+        return int(self(name + ".code") or -1)
+
+    def json(self, name):
+        try:
+            return json.loads(self(name))
+        except ValueError:
+            return None
+
+    def why(self, name):
+        return "%d %s %s" % (self.code(name), self(name + ".err")[-300:], self(name)[:200])
+
+
+def leaked(told):
+    """Bytes that the NIF says it lost, between its two answers."""
+    answers = [json.loads(line)["ok"] for line in told("node").splitlines()
+               if line.startswith('{"ok":{') and "malloc_lost" in line]
+    return [a["malloc_lost"]["usable"] for a in answers]
+
+
+def check(tap, label, told):
+    tap.ok(label + ": the node ran", len(leaked(told)) == 2,
+           told("node")[-300:] + told("node.err")[-300:] + told("log")[-300:])
+    tap.ok(label + ": check", told.code("check") == 0 and "kernel" in told("check"),
+           told.why("check"))
+    doc = told.json("memory")
+    if tap.ok(label + ": memory", told.code("memory") in (0, 6) and doc, told.why("memory")):
+        tap.equal(label + ": rows add up", sum(r["bytes"] for r in doc["ledger"]),
+                  doc["os"]["rss"])
+        tap.ok(label + ": resident as smaps has it",
+               abs(doc["os"]["rss"] - int(told("smaps") or 0)) < 512 << 10,
+               (doc["os"]["rss"], told("smaps")))
+    for name in ("doctor", "still"):
+        doc = told.json(name)
+        if not tap.ok("%s: %s finds something" % (label, name), told.code(name) == 1 and doc,
+                      told.why(name)):
+            continue
+        codes = [f["code"] for f in doc["findings"]]
+        tap.ok("%s: %s: native memory grew" % (label, name),
+               codes[0] in ("nif-leak", "native-growth"), codes)
+        if name == "doctor":
+            top = [s for s in doc["findings"][0]["stacks"]]
+            tap.ok(label + ": doctor: the stack names the NIF",
+                   any("leak_malloc" in f and "leak_nif.so" in f for s in top for f in s["frames"]),
+                   (doc["findings"][0], doc.get("notes")))
+            tap.equal(label + ": doctor: the NIF", doc["findings"][0]["subject"], "leak_nif.so")
+            tap.equal(label + ": doctor: nothing lost", doc["lost"]["events"], 0)
+    doc = told.json("report")
+    if tap.ok(label + ": record and report", told.code("record") in (0, 6) and doc,
+              told.why("record") + told.why("report")):
+        frames = [f for s in (doc["profile"] or {"stacks": []})["stacks"] for f in s["frames"]]
+        tap.ok(label + ": stacks recorded", any("leak_malloc" in f for f in frames),
+               doc["notes"])
+        share = doc["profile"] and sum(s["count"] for s in doc["profile"]["stacks"]
+                                       if s["complete"]) / max(1, sum(
+                                           s["count"] for s in doc["profile"]["stacks"]))
+        tap.note("%s: %s of events reach the root" % (label, share and "%.1f%%" % (100 * share)))
+
+
+def main():
+    with Tap() as tap, tempfile.TemporaryDirectory(dir=TOP / "build") as tmp:
+        if not os.environ.get("BEAMRAY_STATIC"):
+            made = subprocess.run(["make", "STATIC=1", "build/gcc-static/beamray"], cwd=TOP,
+                                  capture_output=True, text=True, check=False)
+            if made.returncode:
+                tap.skip("kernels", "no static build: " + made.stderr.strip()[-200:])
+                return
+        for release in releases(tap):
+            root = os.path.join(tmp, release)
+            stage(root, release)
+            for suite in kernel.SUITES if release == EVERYWHERE else [ONCE]:
+                out = os.path.join(tmp, "out-%s-%s" % (suite, release))
+                os.mkdir(out)
+                try:
+                    version = kernel.run(suite, root, out)
+                except (otp.CannotBuild, kernel.CannotRun) as e:
+                    tap.skip("%s, OTP %s" % (suite, release), str(e))
+                    continue
+                keep = TOP / "build" / "tests" / "log" / ("kernel-%s-%s" % (suite, release))
+                shutil.rmtree(keep, ignore_errors=True)
+                keep.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copytree(out, keep)
+                check(tap, "Linux %s, OTP %s" % (re.match(r"[\d.]+", version).group(0), release),
+                      Told(out))
+
+
+main()
