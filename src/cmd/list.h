@@ -44,9 +44,8 @@ struct list_run {
 
 struct list_what {
 	const char *name;
-	const char *summary;	 /* for the help, at most 60 characters */
-	const char *sort;	 /* key of the column that hurts; NULL: as collected */
-	const char *sort_window; /* the same with --window */
+	const char *summary; /* for the help, at most 60 characters */
+	const char *sort;    /* key of the column that hurts; NULL: as collected */
 	enum list_look look;
 	bool windowed; /* understands --window */
 	/* 0 or a negative errno, with the sentence in err unless it is -ENOMEM. With
@@ -54,7 +53,7 @@ struct list_what {
 	int (*collect)(struct list_run *run, struct error *err);
 };
 
-extern const struct list_what list_ets, list_ports, list_processes, list_schedulers, list_memory,
-	list_atoms, list_modules, list_literals, list_persistent_terms;
+extern const struct list_what list_ets, list_binaries, list_ports, list_processes, list_schedulers,
+	list_memory, list_atoms, list_modules, list_literals, list_persistent_terms;
 
 #endif

@@ -3,7 +3,8 @@
 %%
 %% The source compiles and runs on every release from OTP 21 on.
 -module(list_truth).
--export([make_tables/0, tables/0, drop_table/1, make_ports/0, ports/0]).
+-export([make_tables/0, tables/0, drop_table/1, make_ports/0, ports/0,
+         make_binaries/0, binaries/0]).
 
 text(Term) -> iolist_to_binary(io_lib:format("~0p", [Term])).
 
@@ -136,3 +137,51 @@ os_pid(I) -> case proplists:get_value(os_pid, I) of undefined -> null; N -> N en
 fd(P, "tcp_inet") -> {ok, N} = prim_inet:getfd(P), N;
 fd(P, "udp_inet") -> {ok, N} = prim_inet:getfd(P), N;
 fd(_, _) -> null.
+
+%% ---- binaries ---------------------------------------------------------------
+
+bin(Fill, Size) -> binary:copy(<<Fill:8>>, Size).
+
+%% Holders of every kind; sizes say whose they are.
+make_binaries() ->
+    Shared = bin(1, 70001),
+    Old = named(bin_old, fun() ->
+                             Bs = [bin(I, 1000) || I <- lists:seq(1, 500)],
+                             erlang:garbage_collect(), erlang:garbage_collect(), {Bs, Shared} end),
+    named(bin_young, fun() -> {[bin(I, 2000) || I <- lists:seq(1, 300)], Shared, Shared} end),
+    named(bin_parts, fun() -> B = bin(3, 100000),
+                              {[binary:part(B, I, 500) || I <- lists:seq(1, 100)],
+                               [X || <<X:100/binary>> <= bin(4, 10000)]} end),
+    named(bin_append, fun() -> grow(<<>>, 5000) end),
+    named(bin_others, fun() -> {[atomics:new(10, []) || _ <- lists:seq(1, 20)],
+                                [ets:new(x, []) || _ <- lists:seq(1, 5)], fun() -> Shared end,
+                                bin(5, 3000)} end),
+    named(bin_rows, fun() -> Kinds = [[set], [ordered_set], [compressed], [bag],
+                             [ordered_set, public, {write_concurrency, true}]],
+                             Ts = [rows(O) || O <- Kinds], erlang:garbage_collect(), Ts end),
+    %% messages that nobody takes: outside of the heap, and on it
+    Off = spawn_opt(fun() -> register(bin_queue, self()), wait_forever() end,
+                    [{message_queue_data, off_heap}]),
+    On = spawn(fun() -> register(bin_queue_on, self()), wait_forever() end),
+    [begin P ! {I, bin(I, 4000)} end || I <- lists:seq(1, 50), P <- [Off, On]],
+    [begin P ! {I, Shared} end || I <- lists:seq(1, 3), P <- [Off, On]],
+    %% a heap fragment that no collection has taken in yet
+    _ = Old,
+    true.
+
+named(Name, Fun) -> Pid = hold(Fun), register(Name, Pid), Pid.
+
+wait_forever() -> receive never -> ok end.
+
+grow(B, 0) -> B;
+grow(B, N) -> grow(<<B/binary, "0123456789">>, N - 1).
+
+rows(Options) ->
+    T = ets:new(bin_table, Options),
+    [ets:insert(T, {I, bin(I, 6000), [bin(I, 7000)]}) || I <- lists:seq(1, 600)],
+    T.
+
+binaries() ->
+    [{obj, [{pid, text(P)}, {count, length(B)}, {bytes, lists:sum([S || {_, S, _} <- B])},
+            {distinct_bytes, lists:sum([S || {_, S, _} <- lists:ukeysort(1, B)])}]}
+     || P <- processes(), {binary, B} <- [process_info(P, binary)]].
