@@ -10,6 +10,7 @@
 #include "target/escape.h"
 
 static const struct list_what *const whats[] = {
+	&list_processes,
 	&list_ets,
 	&list_binaries,
 	&list_ports,
@@ -125,7 +126,7 @@ static int print(const struct job *j, const struct look *look, const struct opti
 {
 	struct listing *l = j->run.listing;
 	struct listing_opts opts = { .unit = o->unit, .columns = columns_of(to), .rows = rows };
-	const char *by = sort ? sort : j->what->sort;
+	const char *by = sort ? sort : j->run.round ? j->what->sort_window : j->what->sort;
 	char keys[1500];
 
 	if (by && l->n_tables && !table_sort(l->tables[0], by)) {

@@ -44,8 +44,9 @@ struct list_run {
 
 struct list_what {
 	const char *name;
-	const char *summary; /* for the help, at most 60 characters */
-	const char *sort;    /* key of the column that hurts; NULL: as collected */
+	const char *summary;	 /* for the help, at most 60 characters */
+	const char *sort;	 /* key of the column that hurts; NULL: as collected */
+	const char *sort_window; /* the same with --window */
 	enum list_look look;
 	bool windowed; /* understands --window */
 	/* 0 or a negative errno, with the sentence in err unless it is -ENOMEM. With

@@ -126,39 +126,15 @@ int code_ranges_list(struct vm *vm, uint64_t tables, struct code_candidates *out
 	return ret;
 }
 
-static bool is_atom_start(unsigned char ch)
-{
-	return ch >= 'a' && ch <= 'z';
-}
-
-/* An atom's text as the VM prints it in a function's name: quoted where its
- * syntax asks for it. Returns the length, or a negative errno. */
+/* An atom's text, quoted or not. Returns the length, or a negative errno. */
 static ssize_t atom_text(struct vm *vm, uint64_t term, char *buf, size_t size, bool quote)
 {
 	ssize_t n;
-	size_t i;
 
 	if ((term & 0x3f) != ATOM_TAG)
 		return -EAGAIN;
-	n = vm_atom(vm, term >> 6, buf + 1, size - 2);
-	if (n < 0)
-		return n == -ENOENT ? -EAGAIN : n;
-	for (i = 1; i <= (size_t)n; i++) {
-		unsigned char ch = (unsigned char)buf[i];
-
-		if (!(is_atom_start(ch) || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
-		      ch == '_' || ch == '@'))
-			break;
-	}
-	if (!quote || (n && is_atom_start((unsigned char)buf[1]) && i > (size_t)n)) {
-		memmove(buf, buf + 1, (size_t)n);
-		buf[n] = '\0';
-		return n;
-	}
-	buf[0] = '\'';
-	buf[n + 1] = '\'';
-	buf[n + 2] = '\0';
-	return n + 2;
+	n = quote ? vm_atom_quoted(vm, term >> 6, buf, size) : vm_atom(vm, term >> 6, buf, size);
+	return n == -ENOENT ? -EAGAIN : n;
 }
 
 struct lines {

@@ -73,20 +73,12 @@ bool process_pid_text(struct vm *vm, uint64_t pid, char *buf, size_t size)
 	return true;
 }
 
-int process_read(struct vm *vm, uint64_t addr, struct process *out)
+int process_decode(struct vm *vm, uint64_t addr, const void *copy, size_t size, struct process *out)
 {
 	const struct layout *l = vm->layout;
-	unsigned char copy[COPY_MAX];
 	uint64_t reg = 0, state = 0, name;
-	const size_t size = l->size_Process;
-	int ret;
 
 	memset(out, 0, sizeof(*out));
-	if (!size || size > sizeof(copy))
-		return -ENOTSUP;
-	ret = vm_read(vm, addr, copy, size);
-	if (ret)
-		return ret == -EFAULT ? -EAGAIN : ret;
 	out->addr = addr;
 	if (!vm_field(copy, size, l->Process__common_id, &out->pid) ||
 	    !vm_field(copy, size, l->Process__heap, &out->heap) ||
@@ -113,6 +105,21 @@ int process_read(struct vm *vm, uint64_t addr, struct process *out)
 			out->name = name;
 	}
 	return 0;
+}
+
+int process_read(struct vm *vm, uint64_t addr, struct process *out)
+{
+	unsigned char copy[COPY_MAX];
+	const size_t size = vm->layout->size_Process;
+	int ret;
+
+	memset(out, 0, sizeof(*out));
+	if (!size || size > sizeof(copy))
+		return -ENOTSUP;
+	ret = vm_read(vm, addr, copy, size);
+	if (ret)
+		return ret == -EFAULT ? -EAGAIN : ret;
+	return process_decode(vm, addr, copy, size, out);
 }
 
 int process_find(struct vm *vm, uint64_t pid, struct process *out)
@@ -239,18 +246,42 @@ const struct process *processes_find(const struct processes *p, uint64_t pid)
 
 /* ---- labels --------------------------------------------------------------- */
 
-static size_t mfa_text(struct vm *vm, uint64_t module, uint64_t function, uint64_t arity, char *buf,
-		       size_t size)
+typedef ssize_t (*atom_fn)(struct vm *vm, uint64_t index, char *buf, size_t size);
+
+static size_t mfa_text_by(struct vm *vm, atom_fn atom, uint64_t module, uint64_t function,
+			  uint64_t arity, char *buf, size_t size)
 {
 	char m[PROCESS_LABEL_MAX / 2 - 8], f[PROCESS_LABEL_MAX / 2 - 8];
 	int n;
 
 	if (!is_atom(module) || !is_atom(function) || arity > 255 ||
-	    vm_atom(vm, module >> 6, m, sizeof(m)) < 0 ||
-	    vm_atom(vm, function >> 6, f, sizeof(f)) < 0)
+	    atom(vm, module >> 6, m, sizeof(m)) < 0 || atom(vm, function >> 6, f, sizeof(f)) < 0)
 		return 0;
 	n = snprintf(buf, size, "%s:%s/%" PRIu64, m, f, arity);
 	return n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;
+}
+
+static size_t mfa_text(struct vm *vm, uint64_t module, uint64_t function, uint64_t arity, char *buf,
+		       size_t size)
+{
+	return mfa_text_by(vm, vm_atom, module, function, arity, buf, size);
+}
+
+size_t process_initial_call(struct vm *vm, const struct process *p, char *buf, size_t size)
+{
+	return mfa_text_by(vm, vm_atom_quoted, p->module, p->function, p->arity, buf, size);
+}
+
+size_t process_mfa_at(struct vm *vm, uint64_t addr, char *buf, size_t size)
+{
+	const struct layout *l = vm->layout;
+	uint64_t m, f, a;
+
+	if (vm_read_field(vm, addr, l->ErtsCodeMFA__module, &m) ||
+	    vm_read_field(vm, addr, l->ErtsCodeMFA__function, &f) ||
+	    vm_read_field(vm, addr, l->ErtsCodeMFA__arity, &a))
+		return 0;
+	return mfa_text_by(vm, vm_atom_quoted, m, f, a, buf, size);
 }
 
 /* The tuple behind a boxed term: checks its header and reads `n` elements. */
@@ -291,7 +322,7 @@ static size_t dictionary_call(struct vm *vm, uint64_t dictionary, char *buf, siz
 	    vm_read_field(vm, dictionary, l->ProcDict__usedSlots, &used))
 		return 0;
 	at = dictionary + (uint64_t)l->ProcDict__data.offset;
-	for (i = 0; i < used && i < DICTIONARY_MAX; i++) {
+	for (i = 0; i < used && looked < DICTIONARY_MAX; i++, looked++) {
 		if (vm_read_u64(vm, at + 8 * i, &term))
 			return 0;
 		while ((term & 3) == LIST_TAG) {

@@ -38,6 +38,9 @@ const struct process *processes_find(const struct processes *p, uint64_t pid);
 /* Reads the Process at `addr`. -EAGAIN when what is there is not (or no more) a
  * process of this VM. */
 int process_read(struct vm *vm, uint64_t addr, struct process *out);
+/* The same from a copy of the structure, `size` bytes. */
+int process_decode(struct vm *vm, uint64_t addr, const void *copy, size_t size,
+		   struct process *out);
 /* The process with this pid through the table: 0, -ENOENT when there is none. */
 int process_find(struct vm *vm, uint64_t pid, struct process *out);
 
@@ -48,6 +51,11 @@ bool process_pid_text(struct vm *vm, uint64_t pid, char *buf, size_t size);
  * Escaped, always terminated; returns the length. Nothing of a process's data
  * but these names is read. */
 size_t process_label(struct vm *vm, const struct process *p, char *buf, size_t size);
+/* Its initial call as the VM has it, "proc_lib:init_p/5", quoted where Erlang
+ * would; 0 if it is not known. */
+size_t process_initial_call(struct vm *vm, const struct process *p, char *buf, size_t size);
+/* The function that the ErtsCodeMFA at `addr` names, in the same form. */
+size_t process_mfa_at(struct vm *vm, uint64_t addr, char *buf, size_t size);
 /* Same for a pid term whose process may be gone: then the pid as text. */
 size_t process_pid_label(struct vm *vm, uint64_t pid, char *buf, size_t size);
 

@@ -16,6 +16,7 @@ struct vm {
 	struct image *exe;	     /* beam.smp */
 	int exe_fd;		     /* its file, or -1: for pages of it that are not resident */
 	const struct residency *res; /* borrowed; may be NULL (then reads are unconditional) */
+	struct vm_cache *cache;	     /* borrowed; may be NULL. See vm_cache.h */
 
 	const struct layout *layout;
 	struct layout *layout_own; /* set when it was read from debug info */
@@ -59,7 +60,7 @@ int vm_open_opts(struct target *t, const struct mappings *maps, struct images *i
 
 /* Reads through the residency picture when there is one (pages that are not
  * resident are not touched; the executable's read-only data then comes from its
- * file), else directly. 0, or -EFAULT, -ENODATA (the page is not resident),
+ * file, and pages that the picture lacks are looked up again), else directly. 0, or -EFAULT, -ENODATA (the page is not resident),
  * -ETIMEDOUT. */
 int vm_read(struct vm *vm, uint64_t addr, void *buf, size_t len);
 int vm_read_u64(struct vm *vm, uint64_t addr, uint64_t *out);
@@ -71,6 +72,9 @@ int vm_read_field(struct vm *vm, uint64_t base, struct layout_field f, uint64_t 
  * -ENAMETOOLONG when there is no end within `size` bytes (what fits is in buf), or
  * an error as vm_read(). */
 ssize_t vm_read_string(struct vm *vm, uint64_t addr, char *buf, size_t size);
+/* Many reads in few calls, see target_read_pieces(); `ret` of a piece is 0, -EFAULT
+ * or -ENODATA. Passes by the cache. Returns 0 or what ends a walk. */
+int vm_read_pieces(struct vm *vm, struct target_piece *v, size_t n);
 /* A field out of a copy of a structure in our own memory; false when the field
  * does not exist or does not fit in `size`. */
 bool vm_field(const void *copy, size_t size, struct layout_field f, uint64_t *out);
@@ -78,5 +82,8 @@ bool vm_field(const void *copy, size_t size, struct layout_field f, uint64_t *ou
 /* Text of atom number `index` (not the tagged term), escaped, UTF-8. Returns
  * its length or -ENOENT, -EFAULT. At most 255 characters by ERTS's own limit. */
 ssize_t vm_atom(struct vm *vm, uint64_t index, char *buf, size_t size);
+/* The same as the VM prints it in a function's name: in quotes where the syntax of
+ * atoms asks for them. */
+ssize_t vm_atom_quoted(struct vm *vm, uint64_t index, char *buf, size_t size);
 
 #endif

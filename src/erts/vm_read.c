@@ -16,6 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "erts/vm_cache.h"
 #include "erts/vm_private.h"
 #include "target/escape.h"
 
@@ -38,6 +39,12 @@ static bool file_read(struct vm *vm, uint64_t addr, void *buf, size_t len)
 
 int vm_read(struct vm *vm, uint64_t addr, void *buf, size_t len)
 {
+	if (vm->cache && len <= VM_CACHE_READ_MAX) {
+		int ret = vm_cache_read(vm->cache, vm, addr, buf, len);
+
+		if (ret != -ENODATA)
+			return ret;
+	}
 	if (vm->res) {
 		uint64_t end;
 		bool present = false;
@@ -47,8 +54,13 @@ int vm_read(struct vm *vm, uint64_t addr, void *buf, size_t len)
 		if (len == 0)
 			return 0;
 		end = residency_run(vm->res, addr, addr + len, &present);
-		if (!present || end < addr + len)
-			return file_read(vm, addr, buf, len) ? 0 : -ENODATA;
+		/* Not in the picture: in a file, or newer than the picture. */
+		if (!present || end < addr + len) {
+			if (file_read(vm, addr, buf, len))
+				return 0;
+			if (!target_present_now(vm->target, addr, len))
+				return -ENODATA;
+		}
 	}
 	return target_read(vm->target, addr, buf, len);
 }
@@ -88,6 +100,46 @@ ssize_t vm_read_string(struct vm *vm, uint64_t addr, char *buf, size_t size)
 	if (size)
 		buf[len] = '\0';
 	return -ENAMETOOLONG;
+}
+
+/* Those that may be read are moved to the front, and back to their places after. */
+#define PIECES_MAX 1024
+
+static bool piece_present(struct vm *vm, const struct target_piece *p)
+{
+	bool present = true;
+
+	if (!vm->res || !p->len)
+		return true;
+	if (p->addr + p->len < p->addr)
+		return false;
+	if (residency_run(vm->res, p->addr, p->addr + p->len, &present) >= p->addr + p->len &&
+	    present)
+		return true;
+	return target_present_now(vm->target, p->addr, p->len);
+}
+
+int vm_read_pieces(struct vm *vm, struct target_piece *v, size_t n)
+{
+	struct target_piece some[PIECES_MAX];
+	size_t from[PIECES_MAX], at = 0, many, i;
+	int ret;
+
+	while (at < n) {
+		for (many = 0; at < n && many < PIECES_MAX; at++) {
+			v[at].ret = -ENODATA;
+			if (!piece_present(vm, &v[at]))
+				continue;
+			from[many] = at;
+			some[many++] = v[at];
+		}
+		ret = target_read_pieces(vm->target, some, many);
+		if (ret)
+			return ret;
+		for (i = 0; i < many; i++)
+			v[from[i]].ret = some[i].ret;
+	}
+	return 0;
 }
 
 static bool word_sized(struct layout_field f)
@@ -241,4 +293,34 @@ ssize_t vm_atom(struct vm *vm, uint64_t index, char *buf, size_t size)
 	if (len < 0)
 		return len == -ENODATA ? -EFAULT : len;
 	return (ssize_t)escape_text(buf, size, raw, (size_t)len);
+}
+
+static bool needs_no_quotes(const char *text)
+{
+	const char *c = text;
+
+	for (; *c; c++)
+		if (!((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
+		      (*c >= '0' && *c <= '9') || *c == '_' || *c == '@'))
+			return false;
+	return *text >= 'a' && *text <= 'z';
+}
+
+ssize_t vm_atom_quoted(struct vm *vm, uint64_t index, char *buf, size_t size)
+{
+	ssize_t n;
+
+	if (size < 4)
+		return -ENAMETOOLONG;
+	n = vm_atom(vm, index, buf + 1, size - 2);
+	if (n < 0)
+		return n;
+	if (needs_no_quotes(buf + 1)) {
+		memmove(buf, buf + 1, (size_t)n + 1);
+		return n;
+	}
+	buf[0] = '\'';
+	buf[n + 1] = '\'';
+	buf[n + 2] = '\0';
+	return n + 2;
 }

@@ -122,9 +122,14 @@ void table_set_real(struct table *t, unsigned column, double value)
 void table_text(struct table *t, unsigned column, const char *text)
 {
 	size_t len = text ? strlen(text) + 1 : 0;
+	const char *above = t->n > 1 ? table_get_text(t, t->n - 2, column) : NULL;
 
 	if (!text || t->error)
 		return;
+	if (above && strcmp(above, text) == 0) { /* neighbours often have it in common */
+		table_set(t, column, (uint64_t)(above - t->text));
+		return;
+	}
 	if (t->text_allocated - t->text_len < len) {
 		size_t more = t->text_allocated + t->text_allocated / 2 + len + 4096;
 		char *v = realloc(t->text, more);

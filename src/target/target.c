@@ -1,43 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "target/target.h"
+#include "target/target_private.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 #include <elf.h>
 
-#define STUCK_NS     (2ULL * 1000000000ULL)
-#define BUILD_ID_MAX 64
-
-struct target {
-	pid_t pid, nspid;
-	int proc_fd; /* /proc/PID, kept open: its files fail with ESRCH once the process is gone */
-	uint64_t start_ticks;
-	char start_time[32];
-	dev_t exe_dev;
-	ino_t exe_ino;
-	char exe[PATH_MAX];
-	char build_id[2 * BUILD_ID_MAX + 1];
-
-	/* a target made of buffers */
-	struct target_buffer *buffers;
-	size_t n_buffers;
-
-	/* the system call that is under way, for the guard */
-	_Atomic uint64_t call_since; /* CLOCK_MONOTONIC ns, 0: none */
-	_Atomic bool stuck;
-
-	_Atomic uint64_t reads, read_bytes, faults, longest_ns;
-};
+#define STUCK_NS (2ULL * 1000000000ULL)
 
 static uint64_t now_ns(void)
 {
@@ -376,6 +350,7 @@ int target_open(pid_t pid, struct target **out, struct error *err)
 	if (!t)
 		return -ENOMEM;
 	t->pid = pid;
+	t->pagemap_fd = -1;
 	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
 	t->proc_fd = pid > 0 ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	if (t->proc_fd < 0 || stat_read(t, &t->start_ticks, &state) < 0) {
@@ -436,6 +411,7 @@ int target_open_buffers(const struct target_buffer *v, size_t n, struct target *
 	if (!t)
 		return -ENOMEM;
 	t->proc_fd = -1;
+	t->pagemap_fd = -1;
 	t->buffers = calloc(n ? n : 1, sizeof(*v));
 	if (!t->buffers) {
 		free(t);
@@ -460,6 +436,8 @@ void target_close(struct target *t)
 		return;
 	if (t->proc_fd >= 0)
 		close(t->proc_fd);
+	if (t->pagemap_fd >= 0)
+		close(t->pagemap_fd);
 	free(t->buffers);
 	free(t);
 }
@@ -512,128 +490,4 @@ const char *target_exe(const struct target *t)
 const char *target_build_id(const struct target *t)
 {
 	return t->build_id;
-}
-
-/* memory ------------------------------------------------------------------ */
-
-static ssize_t buffers_read(const struct target *t, uint64_t addr, void *buf, size_t len)
-{
-	size_t done = 0, i;
-
-	while (done < len) {
-		for (i = 0; i < t->n_buffers; i++)
-			if (addr + done >= t->buffers[i].addr &&
-			    addr + done - t->buffers[i].addr < t->buffers[i].len)
-				break;
-		if (i == t->n_buffers)
-			break;
-		size_t off = (size_t)(addr + done - t->buffers[i].addr);
-		size_t n = t->buffers[i].len - off;
-
-		if (n > len - done)
-			n = len - done;
-		memcpy((char *)buf + done, (const char *)t->buffers[i].data + off, n);
-		done += n;
-	}
-	return done || !len ? (ssize_t)done : -EFAULT;
-}
-
-ssize_t target_read_some(struct target *t, uint64_t addr, void *buf, size_t len)
-{
-	size_t done = 0;
-
-	if (addr + len < addr)
-		return -EFAULT;
-	while (done < len) {
-		size_t want = len - done < TARGET_READ_MAX ? len - done : TARGET_READ_MAX;
-		ssize_t n;
-		int e;
-
-		if (t->buffers) {
-			n = buffers_read(t, addr + done, (char *)buf + done, want);
-			e = EFAULT;
-		} else {
-			struct iovec local = { (char *)buf + done, want };
-			struct iovec remote = { (void *)(uintptr_t)(addr + done), want };
-			int ret = target_call_begin(t);
-
-			if (ret < 0)
-				return ret;
-			n = process_vm_readv(t->pid, &local, 1, &remote, 1, 0);
-			e = errno;
-			target_call_end(t);
-		}
-		atomic_fetch_add_explicit(&t->reads, 1, memory_order_relaxed);
-		if (n < 0) {
-			if (e == EINTR)
-				continue;
-			if (e == EFAULT)
-				atomic_fetch_add_explicit(&t->faults, 1, memory_order_relaxed);
-			return done ? (ssize_t)done : -e;
-		}
-		atomic_fetch_add_explicit(&t->read_bytes, (uint64_t)n, memory_order_relaxed);
-		done += (size_t)n;
-		if ((size_t)n < want) {
-			atomic_fetch_add_explicit(&t->faults, 1, memory_order_relaxed);
-			break;
-		}
-	}
-	return (ssize_t)done;
-}
-
-int target_read(struct target *t, uint64_t addr, void *buf, size_t len)
-{
-	ssize_t n = target_read_some(t, addr, buf, len);
-
-	if (n < 0)
-		return (int)n;
-	return (size_t)n == len ? 0 : -EFAULT;
-}
-
-int target_read_u64(struct target *t, uint64_t addr, uint64_t *out)
-{
-	return target_read(t, addr, out, sizeof(*out));
-}
-
-int target_read_u32(struct target *t, uint64_t addr, uint32_t *out)
-{
-	return target_read(t, addr, out, sizeof(*out));
-}
-
-ssize_t target_read_string(struct target *t, uint64_t addr, char *buf, size_t size)
-{
-	size_t len = 0;
-
-	if (!size)
-		return -EINVAL;
-	while (len < size) {
-		/* up to the next page edge: what lies behind may not be mapped */
-		size_t want = (size_t)(TARGET_PAGE - ((addr + len) & (TARGET_PAGE - 1)));
-		ssize_t n;
-		char *end;
-
-		if (want > size - len)
-			want = size - len;
-		if (want > 256)
-			want = 256;
-		n = target_read_some(t, addr + len, buf + len, want);
-		if (n <= 0) {
-			buf[0] = '\0';
-			return n < 0 ? n : -EFAULT;
-		}
-		end = memchr(buf + len, '\0', (size_t)n);
-		if (end)
-			return end - buf;
-		len += (size_t)n;
-	}
-	buf[size - 1] = '\0';
-	return -ENAMETOOLONG;
-}
-
-void target_io(const struct target *t, struct target_io *out)
-{
-	out->reads = atomic_load_explicit(&t->reads, memory_order_relaxed);
-	out->read_bytes = atomic_load_explicit(&t->read_bytes, memory_order_relaxed);
-	out->faults = atomic_load_explicit(&t->faults, memory_order_relaxed);
-	out->longest_ns = atomic_load_explicit(&t->longest_ns, memory_order_relaxed);
 }

@@ -83,6 +83,22 @@ int target_read_u32(struct target *t, uint64_t addr, uint32_t *out);
  * -ENAMETOOLONG when no NUL came within `size` bytes, or -EFAULT. Raw bytes. */
 ssize_t target_read_string(struct target *t, uint64_t addr, char *buf, size_t size);
 
+/* Many small reads in few calls, each of at most TARGET_READ_MAX bytes. `ret` of
+ * each piece says what became of it: 0 or -EFAULT. Returns 0, or the negative
+ * errno that ended all of it (-ESRCH, -EPERM, -ETIMEDOUT). */
+struct target_piece {
+	uint64_t addr;
+	void *buf;
+	size_t len;
+	int ret;
+};
+int target_read_pieces(struct target *t, struct target_piece *v, size_t n);
+
+/* True if every page of [addr, addr + len) is in memory at this moment; at most 16
+ * pages. For readers that follow a pointer to what is newer than their picture of
+ * resident pages. False for a target made of buffers. */
+bool target_present_now(struct target *t, uint64_t addr, size_t len);
+
 struct target_io {
 	uint64_t reads;	     /* process_vm_readv calls */
 	uint64_t read_bytes; /* bytes they brought */
