@@ -14,7 +14,12 @@ static const struct list_what *const whats[] = {
 	&list_ets,
 	&list_binaries,
 	&list_ports,
+	&list_schedulers,
 	&list_memory,
+	&list_atoms,
+	&list_modules,
+	&list_literals,
+	&list_persistent_terms,
 };
 #define N_WHATS (sizeof(whats) / sizeof(whats[0]))
 

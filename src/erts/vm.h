@@ -82,7 +82,9 @@ bool vm_field(const void *copy, size_t size, struct layout_field f, uint64_t *ou
 /* Text of atom number `index` (not the tagged term), escaped, UTF-8. Returns
  * its length or -ENOENT, -EFAULT. At most 255 characters by ERTS's own limit. */
 ssize_t vm_atom(struct vm *vm, uint64_t index, char *buf, size_t size);
-/* The same as the VM prints it in a function's name: in quotes where the syntax of
+/* The same as it is: not escaped, not terminated. */
+ssize_t vm_atom_raw(struct vm *vm, uint64_t index, char *buf, size_t size);
+/* Escaped, and as the VM prints it in a function's name: in quotes where the syntax of
  * atoms asks for them. */
 ssize_t vm_atom_quoted(struct vm *vm, uint64_t index, char *buf, size_t size);
 

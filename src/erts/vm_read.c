@@ -281,18 +281,23 @@ ssize_t atom_text(struct target *t, const struct layout *l, uint64_t table, uint
 	return text_read(read_target, t, l, table, index, buf, size);
 }
 
-ssize_t vm_atom(struct vm *vm, uint64_t index, char *buf, size_t size)
+ssize_t vm_atom_raw(struct vm *vm, uint64_t index, char *buf, size_t size)
 {
-	char raw[ATOM_TEXT_MAX];
 	ssize_t len;
 
 	if (!vm->anchors.v[A_ATOM_TABLE].addr)
 		return -ENOENT;
-	len = text_read(read_vm, vm, vm->layout, vm->anchors.v[A_ATOM_TABLE].addr, index, raw,
-			sizeof(raw));
-	if (len < 0)
-		return len == -ENODATA ? -EFAULT : len;
-	return (ssize_t)escape_text(buf, size, raw, (size_t)len);
+	len = text_read(read_vm, vm, vm->layout, vm->anchors.v[A_ATOM_TABLE].addr, index, buf,
+			size);
+	return len == -ENODATA ? -EFAULT : len;
+}
+
+ssize_t vm_atom(struct vm *vm, uint64_t index, char *buf, size_t size)
+{
+	char raw[ATOM_TEXT_MAX];
+	ssize_t len = vm_atom_raw(vm, index, raw, sizeof(raw));
+
+	return len < 0 ? len : (ssize_t)escape_text(buf, size, raw, (size_t)len);
 }
 
 static bool needs_no_quotes(const char *text)
