@@ -37,6 +37,7 @@ static const char usage_tail[] =
 	"  -p, --pid PID        the beam.smp process\n"
 	"  -n, --rows N         rows of a table; default 20, all with --json\n"
 	"      --sort KEY       by another column, by its name in --json\n"
+	"      --window TIME    processes: look twice, so far apart, and show what changed\n"
 	"      --json           one JSON document (schema beamray.list/1)\n"
 	"      --unit UNIT      auto, B, KiB, MiB or GiB\n"
 	"  -o, --output FILE    write there instead of to the terminal\n"
