@@ -147,7 +147,7 @@ struct filling {
 	size_t allocated; /* of before->v, in round 0 */
 	uint64_t memory, binary_bytes, messages;
 	struct place {
-		uint64_t at;
+		uint64_t instruction, current;
 		uint32_t line;
 		char text[PROCESS_LABEL_MAX];
 	} * places;
@@ -199,10 +199,11 @@ static void set_function(struct filling *f, const struct process_info *i)
 	struct place *p = &f->places[(i->instruction >> 2 ^ i->current >> 3) & (PLACES - 1)];
 	struct code_mfa mfa;
 
-	if (p->at != (i->instruction ^ i->current) || !p->at) {
+	if (p->instruction != i->instruction || p->current != i->current) {
 		bool found = f->code && code_lookup(f->code, i->instruction, &mfa);
 
-		p->at = i->instruction ^ i->current;
+		p->instruction = i->instruction;
+		p->current = i->current;
 		p->line = found ? mfa.line : 0;
 		snprintf(p->text, sizeof(p->text), "%s", found ? mfa.name : "");
 		/* In a BIF the noted function is not the one at that address. */

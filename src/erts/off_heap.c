@@ -4,35 +4,19 @@
 #include <errno.h>
 #include <string.h>
 
-#define ELEMENTS_MAX  (1u << 26) /* of one list */
-#define FRAGMENTS_MAX (1u << 26)
-#define HEAD	      24u /* bytes: header, a word, next; every kind has them */
-#define HEADER_MASK   0x3fu
+#include "erts/list_guard.h"
+
+#define HEAD	    24u /* bytes: header, a word, next; every kind has them */
+#define HEADER_MASK 0x3fu
 
 static bool is_fatal(int ret)
 {
 	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT || ret == -EPERM;
 }
 
-/* A loop is noticed by Brent's method. */
-struct guard {
-	uint64_t turtle, steps, power;
-};
-
-static bool looped(struct guard *g, uint64_t at, uint64_t max)
-{
-	if (at == g->turtle || ++g->steps > max)
-		return true;
-	if (g->steps >= g->power) {
-		g->power = g->power ? g->power * 2 : 16;
-		g->turtle = at;
-	}
-	return false;
-}
-
 static bool plausible(uint64_t addr, bool packed)
 {
-	return (packed || !(addr & 7)) && addr >= TARGET_PAGE && addr < 1ull << 47;
+	return pointer_plausible(packed ? addr & ~7ull : addr);
 }
 
 static bool tag_is(uint64_t header, int64_t tag)
@@ -54,7 +38,7 @@ int off_heap_walk(struct vm *vm, uint64_t first, bool packed, off_heap_fn fn, vo
 	const bool refs = l->size_BinRef != 0;
 	const struct layout_field val = refs ? l->BinRef__val : l->ProcBin__val;
 	const int64_t tag = refs ? l->tag_header_bin_ref : l->tag_header_refc_bin;
-	struct guard guard = { 0 };
+	struct cycle_guard guard = { 0 };
 	uint64_t at, next, header, binary;
 	unsigned char head[HEAD];
 	int ret;
@@ -62,7 +46,7 @@ int off_heap_walk(struct vm *vm, uint64_t first, bool packed, off_heap_fn fn, vo
 	if (!layout_has(val) || !layout_has(l->erl_off_heap_header__next))
 		return -ENOENT;
 	for (at = first; at; at = next) {
-		if (!plausible(at, packed) || looped(&guard, at, ELEMENTS_MAX))
+		if (!plausible(at, packed) || cycle_found(&guard, at))
 			return -EAGAIN;
 		ret = vm_read(vm, at, head, sizeof(head));
 		if (ret)
@@ -87,12 +71,12 @@ int off_heap_walk(struct vm *vm, uint64_t first, bool packed, off_heap_fn fn, vo
 int off_heap_fragments(struct vm *vm, uint64_t fragment, off_heap_fn fn, void *ctx)
 {
 	const struct layout *l = vm->layout;
-	struct guard guard = { 0 };
+	struct cycle_guard guard = { 0 };
 	uint64_t first;
 	int ret;
 
 	while (fragment) {
-		if (!plausible(fragment, false) || looped(&guard, fragment, FRAGMENTS_MAX))
+		if (!plausible(fragment, false) || cycle_found(&guard, fragment))
 			return -EAGAIN;
 		ret = vm_read_field(vm, fragment, l->ErlHeapFragment__off_heap_first, &first);
 		if (!ret)

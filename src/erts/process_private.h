@@ -3,34 +3,10 @@
 #ifndef BEAMRAY_ERTS_PROCESS_PRIVATE_H
 #define BEAMRAY_ERTS_PROCESS_PRIVATE_H
 
+#include "erts/list_guard.h"
 #include "erts/process_info.h"
 
-#define PROCESS_COPY_MAX 4096u	      /* more than sizeof(Process) in any release */
-#define LIST_MAX	 (1ull << 28) /* elements of any list or tree that are followed */
-
-/* A list that leads back into itself ends here (Brent): a memory of one element,
- * taken anew at every power of two. */
-struct cycle_guard {
-	uint64_t seen, steps, next;
-};
-
-static inline bool cycle_found(struct cycle_guard *g, uint64_t at)
-{
-	if (at == g->seen || ++g->steps > LIST_MAX)
-		return true;
-	if (g->steps >= g->next) {
-		g->next = g->next ? 2 * g->next : 16;
-		g->seen = at;
-	}
-	return false;
-}
-
-/* True if `addr` can be that of a structure: aligned, not in the first page, in
- * user space. */
-static inline bool pointer_plausible(uint64_t addr)
-{
-	return !(addr & 7) && addr >= 4096 && addr < 1ull << 47;
-}
+#define PROCESS_COPY_MAX 4096u /* more than sizeof(Process) in any release */
 
 /* What a process_info walk has in hand. */
 struct process_walk {
