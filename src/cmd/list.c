@@ -12,6 +12,7 @@
 static const struct list_what *const whats[] = {
 	&list_processes,
 	&list_ets,
+	&list_allocators,
 	&list_binaries,
 	&list_ports,
 	&list_schedulers,

@@ -88,7 +88,16 @@ struct vm_range {
 	uint64_t start, end;
 	enum vm_range_kind kind;
 };
+/* What one mseg instance counts: {mseg_alloc, N} of erlang:system_info({allocator,
+ * mseg_alloc}). Instance 0 is the one for all threads. */
+struct vm_mseg {
+	uint64_t cache_hits, calls_alloc; /* mseg_alloc, of which from the cache */
+	uint64_t cached;		  /* segments in the cache */
+	uint64_t segments, segments_size; /* bytes */
+};
 struct vm_ranges {
+	struct vm_mseg *mseg; /* by instance; none where the state is not known */
+	size_t n_mseg;
 	struct vm_range *v; /* sorted by address; super carrier may hold carriers and cache */
 	size_t n;
 	bool mseg_known; /* the mseg state was found and verified */

@@ -129,6 +129,36 @@ static int cache_salvage(const struct vm *vm, const unsigned char *copy, size_t 
 	return 0;
 }
 
+/* Instance `i`'s counters; a later try replaces an earlier one's. */
+static int mseg_add(const struct layout *l, const void *copy, size_t size, unsigned i,
+		    struct vm_ranges *r)
+{
+	struct layout_field giga = l->ErtsMsegAllctr_t__calls, ones = giga;
+	struct vm_mseg *m;
+	uint64_t g, o;
+
+	if (i >= r->n_mseg) {
+		m = realloc(r->mseg, (i + 1) * sizeof(*m));
+		if (!m)
+			return -ENOMEM;
+		r->mseg = m;
+		r->n_mseg = i + 1;
+	}
+	m = &r->mseg[i];
+	memset(m, 0, sizeof(*m));
+	/* struct { CallCounter alloc, ... } calls (erl_mseg.c, 23 to 29) */
+	giga.offset += layout_has(l->CallCounter__giga_no) ? l->CallCounter__giga_no.offset : 0;
+	ones.offset += layout_has(l->CallCounter__no) ? l->CallCounter__no.offset : 4;
+	giga.size = ones.size = 4;
+	if (vm_field(copy, size, giga, &g) && vm_field(copy, size, ones, &o))
+		m->calls_alloc = 1000000000 * g + o;
+	vm_field(copy, size, l->ErtsMsegAllctr_t__cache_hits, &m->cache_hits);
+	vm_field(copy, size, l->ErtsMsegAllctr_t__cache_size, &m->cached);
+	vm_field(copy, size, l->ErtsMsegAllctr_t__segments_current_no, &m->segments);
+	vm_field(copy, size, l->ErtsMsegAllctr_t__segments_current_sz, &m->segments_size);
+	return 0;
+}
+
 static int mseg_read(struct vm *vm, struct vm_ranges *r)
 {
 	const struct layout *l = vm->layout;
@@ -168,7 +198,9 @@ static int mseg_read(struct vm *vm, struct vm_ranges *r)
 			if (vm_read(vm, array + i * stride, copy, size) ||
 			    !vm_field(copy, size, l->ErtsMsegAllctr_t__ix, &ix) || ix != i)
 				goto end; /* behind the last one */
-			ret = cache_walk(vm, array + i * stride, copy, size, r);
+			ret = mseg_add(l, copy, size, i, r);
+			if (!ret)
+				ret = cache_walk(vm, array + i * stride, copy, size, r);
 			if (ret != -EAGAIN)
 				break;
 		}
@@ -186,6 +218,7 @@ end:
 	free(copy);
 	ret = ret == -ENOENT ? 0 : ret;
 	r->mseg_known = ret == 0 && i >= 2; /* global, and one scheduler */
+	r->n_mseg = r->mseg_known && i < r->n_mseg ? i : r->mseg_known ? r->n_mseg : 0;
 	if (ret == 0 && i < 2)
 		snprintf(r->why, sizeof(r->why), "the mseg state could not be read");
 	else if (ret == 0 && torn)
@@ -376,6 +409,7 @@ void vm_ranges_free(struct vm_ranges *r)
 {
 	if (!r)
 		return;
+	free(r->mseg);
 	free(r->v);
 	free(r);
 }

@@ -4,7 +4,7 @@
 %% The source compiles and runs on every release from OTP 21 on.
 -module(list_truth).
 -export([make_tables/0, tables/0, drop_table/1, make_ports/0, ports/0,
-         make_binaries/0, binaries/0]).
+         make_binaries/0, binaries/0, recon/0]).
 
 text(Term) -> iolist_to_binary(io_lib:format("~0p", [Term])).
 
@@ -185,3 +185,28 @@ binaries() ->
     [{obj, [{pid, text(P)}, {count, length(B)}, {bytes, lists:sum([S || {_, S, _} <- B])},
             {distinct_bytes, lists:sum([S || {_, S, _} <- lists:ukeysort(1, B)])}]}
      || P <- processes(), {binary, B} <- [process_info(P, binary)]].
+
+%% ---- allocators -------------------------------------------------------------
+
+%% What recon_alloc itself says, if it can be had; its answers at one moment.
+recon() ->
+    case code:ensure_loaded(recon_alloc) of
+        {module, _} ->
+            recon_alloc:snapshot(),
+            {obj, [{current, recon(current)}, {max, recon(max)},
+                   {cache_hit_rates, [{obj, [{instance, N} | L]}
+                                      || {{instance, N}, L} <- recon_alloc:cache_hit_rates()]}]};
+        {error, Why} -> {obj, [{error, text(Why)}]}
+    end.
+
+recon(When) ->
+    {obj, [{memory, {obj, [{K, recon_alloc:memory(K, When)}
+                           || K <- [used, allocated, unused, usage]]}},
+           {allocated_types, {obj, recon_alloc:memory(allocated_types, When)}},
+           {allocated_instances, [[N, S] || {N, S} <- recon_alloc:memory(allocated_instances,
+                                                                        When)]},
+           {fragmentation, [{obj, [{allocator, A}, {instance, N} | L]}
+                            || {{A, N}, L} <- recon_alloc:fragmentation(When)]},
+           {average_block_sizes, [{obj, [{allocator, A} | L]}
+                                  || {A, L} <- recon_alloc:average_block_sizes(When)]},
+           {sbcs_to_mbcs, [[A, N, R] || {{A, N}, R} <- recon_alloc:sbcs_to_mbcs(When)]}]}.
