@@ -66,7 +66,7 @@ ifneq ($(filter-out $(NO_COMPILE),$(GOALS)),)
 PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell $(PKG_CONFIG) $(if $(STATIC),--static) --libs $(PKGS))
 # Has no .pc file.
-LIBS       := -liberty $(PKG_LIBS)
+LIBS       := -liberty $(PKG_LIBS) -lm
 ifeq ($(strip $(PKG_LIBS)),)
 $(error Libraries are missing (see above); `make deps` installs them)
 endif

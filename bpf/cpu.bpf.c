@@ -9,6 +9,7 @@
  */
 #define PROBE_SET SET_CPU
 #include "target.bpf.h"
+#include "scheduler.bpf.h"
 #include "unwind.bpf.h"
 
 #define KERNEL_FRAMES 16
@@ -60,6 +61,9 @@ int cpu_sample(struct sample_context *ctx)
 	if (!s || !t)
 		return 0;
 	process_read(s, &t->vm, proc_read(&t->vm));
+	ev.state = scheduler_state(t->vm.scheduler, s->proc);
+	if (s->proc && cfg.proc_reds)
+		read_user(&ev.reds, sizeof(ev.reds), s->proc + cfg.proc_reds);
 	s->fault_page = 0;
 	stack_begin(s);
 	if (ctx->cs & 3) {
@@ -83,6 +87,7 @@ int cpu_sample(struct sample_context *ctx)
 	ev.e.tid = tid_of(id);
 	ev.stack = s->out.hash;
 	ev.process = s->process;
+	ev.ns = begin;
 	send(&ev, sizeof(ev));
 	stack_count(s, bpf_ktime_get_ns() - begin);
 	return 0;

@@ -144,7 +144,9 @@ struct config {
 	/* offsets in ERTS structures, bytes */
 	__u32 sched_current_process;
 	__u32 proc_id, proc_stop, proc_heap, proc_hend, proc_reg, proc_initial, reg_name;
-	__u32 pad;
+	/* what a scheduler is doing; 0: not known in this release */
+	__u32 sched_ssi, ssi_flags, sched_current_nif, sched_current_port;
+	__u32 proc_state, proc_reds, psflg_gc;
 	__u64 normal_exit;
 	__u64 main_start, main_end; /* process_main: C function (emulator) or fragment (JIT) */
 };
@@ -162,6 +164,12 @@ enum thread_role {
 	ROLE_SCHEDULER,
 	ROLE_DIRTY_CPU,
 	ROLE_DIRTY_IO,
+	/* by their names only */
+	ROLE_AUX,
+	ROLE_POLL,
+	ROLE_ASYNC,
+	ROLE_SIGNAL,
+	ROLE_N
 };
 
 /* Key: the thread's fs base (pthread_t). Filled from user space. */
@@ -192,6 +200,10 @@ enum event_kind {
 	EVENT_MOVE_END,
 	/* cpu */
 	EVENT_SAMPLE,
+	/* sched */
+	EVENT_SCHED_END,
+	/* offcpu */
+	EVENT_OFFCPU,
 	EVENT_N
 };
 
@@ -399,9 +411,64 @@ struct native_control {
 
 /* ---- cpu --------------------------------------------------------------------------- */
 
+/* What a thread was doing, from what the VM keeps about its schedulers. */
+enum thread_state {
+	STATE_OTHER,	 /* no scheduler, or not known */
+	STATE_WAITING,	 /* for work: asleep, or on the processor and spinning (busy wait) */
+	STATE_SCHEDULER, /* neither process nor port: scheduling, polling, aux work, timers */
+	STATE_PROCESS,	 /* Erlang code and BIFs */
+	STATE_GC,
+	STATE_NIF,
+	STATE_PORT, /* a driver */
+	STATE_N
+};
+
 struct event_sample {
 	struct event e;
 	__u64 stack, process;
+	__u64 ns;
+	__u64 reds;  /* that the process had used up when it was scheduled in */
+	__u32 state; /* enum thread_state */
+	__u32 pad;
+};
+
+/* ---- sched ------------------------------------------------------------------------- */
+
+enum sched_class {
+	SCHED_RUNNING,	 /* on a processor */
+	SCHED_PREEMPTED, /* wants one */
+	SCHED_BLOCKED,	 /* asleep, and not because there is no work */
+	SCHED_IDLE,	 /* a scheduler that waits for work, asleep or preempted */
+	SCHED_N
+};
+
+/* Of one thread. Key: its id, as the initial pid namespace has it. */
+struct sched_thread {
+	__u64 since; /* it has been in this class; ns */
+	__u64 ns[SCHED_N];
+	__u64 switches; /* off the processor */
+	__u32 class;	/* enum sched_class */
+	__u32 pad;
+};
+
+struct event_sched_end { /* a thread has ended */
+	struct event e;
+	struct sched_thread t;
+};
+
+/* ---- offcpu ------------------------------------------------------------------------ */
+
+enum {
+	COUNT_OFF_SHORT = COUNT_OWN, /* blocked for less than the minimum ... */
+	COUNT_OFF_SHORT_NS,	     /* ... and their time */
+	COUNT_OFF_IDLE,		     /* schedulers without work */
+	COUNT_OFF_IDLE_NS
+};
+
+struct event_offcpu {
+	struct event e;
+	__u64 stack, process;
+	__u64 ns;
 };
 
 #endif

@@ -56,11 +56,27 @@ struct mm_struct {
 } KERNEL_TYPE;
 
 struct task_struct {
+	unsigned int __state; /* from 5.14 on; `state` before */
+	unsigned int flags;   /* PF_... */
 	int pid;
 	int tgid;
 	struct mm_struct *mm;
 	struct thread_struct thread;
 } KERNEL_TYPE;
+
+#define PF_EXITING 4
+
+struct task_struct___old { /* before 5.14 */
+	long state;
+} KERNEL_TYPE;
+
+/* Would it go on if it had a processor? */
+static inline __attribute__((always_inline)) bool task_runnable(struct task_struct *task)
+{
+	if (bpf_core_field_exists(task->__state))
+		return task->__state == 0;
+	return BPF_CORE_READ((struct task_struct___old *)task, state) == 0;
+}
 
 #define PAGE_BYTES 4096ULL
 #define USER_END   0x7ffffffff000ULL

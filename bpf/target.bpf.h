@@ -53,6 +53,8 @@ static __always_inline struct thread *thread_get(__u32 tid)
 	if (t)
 		return t;
 	task = (struct task_struct *)bpf_get_current_task();
+	if (BPF_CORE_READ(task, flags) & PF_EXITING)
+		return NULL; /* nobody would take its entry away again */
 	fsbase = BPF_CORE_READ(task, thread.fsbase);
 	vm = bpf_map_lookup_elem(&schedulers, &fsbase);
 	if (vm)

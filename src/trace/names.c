@@ -25,7 +25,7 @@ struct process_name {
 };
 
 struct thread_name {
-	uint32_t tid;
+	uint32_t tid, role; /* enum thread_role */
 	char label[32];
 };
 
@@ -177,38 +177,109 @@ void names_process(struct names *n, const struct event_process *ev)
 	}
 }
 
+/*
+ * What ERTS calls its threads: "1_scheduler", "2_dirty_cpu_scheduler", "aux" until 26,
+ * "erts_sched_1", "erts_dcpus_2", "erts_aux_1" from 26 on; the kernel keeps 15
+ * characters. Any thread may call itself so: a scheduler is known for sure by its
+ * scheduler data, and is taken by its name only as long as that has not been seen.
+ */
+static unsigned role_by_name(const char *comm, unsigned *number)
+{
+	static const struct {
+		const char *old, *new;
+		unsigned role;
+	} known[] = {
+		{ "scheduler", "erts_sched_", ROLE_SCHEDULER },
+		{ "dirty_cpu_sch", "erts_dcpus_", ROLE_DIRTY_CPU },
+		{ "dirty_io_sch", "erts_dios_", ROLE_DIRTY_IO },
+		{ "aux", "erts_aux_", ROLE_AUX },
+		{ "poller", "erts_poll_", ROLE_POLL },
+		{ "async_", "erts_async_", ROLE_ASYNC },
+		{ "sys_sig_", "erts_ssig_", ROLE_SIGNAL },
+		{ "sys_msg_", "erts_smsg_", ROLE_SIGNAL },
+	};
+	char *rest;
+	unsigned long n = strtoul(comm, &rest, 10);
+
+	if (rest != comm && *rest == '_')
+		rest++;
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
+		size_t new = strlen(known[i].new), old = strlen(known[i].old);
+
+		if (!strncmp(comm, known[i].new, new)) {
+			*number = (unsigned)strtoul(comm + new, NULL, 10);
+			return known[i].role;
+		}
+		if (!strncmp(rest, known[i].old, old)) {
+			*number = rest != comm ? (unsigned)n
+					       : (unsigned)strtoul(rest + old, NULL, 10);
+			return known[i].role;
+		}
+	}
+	return ROLE_OTHER;
+}
+
+static struct thread_name *thread_slot(struct names *n, uint32_t tid)
+{
+	for (size_t i = 0; i < n->n_threads; i++)
+		if (n->threads[i].tid == tid)
+			return &n->threads[i];
+	if (n->n_threads == n->a_threads) {
+		size_t a = n->a_threads ? n->a_threads * 2 : 64;
+		struct thread_name *v;
+
+		v = a > THREADS_MAX ? NULL : realloc(n->threads, a * sizeof(*v));
+		if (!v)
+			return NULL;
+		n->threads = v;
+		n->a_threads = a;
+	}
+	memset(&n->threads[n->n_threads], 0, sizeof(*n->threads));
+	n->threads[n->n_threads].tid = tid;
+	return &n->threads[n->n_threads++];
+}
+
+static void thread_label(struct thread_name *t, const char comm[16], unsigned role, unsigned number)
+{
+	static const char *const roles[ROLE_N] = {
+		[ROLE_SCHEDULER] = "scheduler", [ROLE_DIRTY_CPU] = "dirty cpu",
+		[ROLE_DIRTY_IO] = "dirty io",	[ROLE_AUX] = "aux",
+		[ROLE_POLL] = "poll",		[ROLE_ASYNC] = "async",
+	};
+	char name[17] = { 0 };
+
+	memcpy(name, comm, 16);
+	if (!role || role >= ROLE_N)
+		role = role_by_name(name, &number);
+	t->role = role;
+	if (roles[role])
+		snprintf(t->label, sizeof(t->label), "%s %u", roles[role], number);
+	else
+		escape_text(t->label, sizeof(t->label), name, strlen(name));
+}
+
 void names_thread(struct names *n, const struct event_thread *ev)
 {
-	static const char *const roles[] = {
-		[ROLE_SCHEDULER] = "scheduler",
-		[ROLE_DIRTY_CPU] = "dirty cpu",
-		[ROLE_DIRTY_IO] = "dirty io",
-	};
-	struct thread_name *t = NULL;
+	struct thread_name *t = thread_slot(n, ev->e.tid);
 
-	for (size_t i = 0; i < n->n_threads && !t; i++)
-		if (n->threads[i].tid == ev->e.tid)
-			t = &n->threads[i];
-	if (!t) {
-		if (n->n_threads == n->a_threads) {
-			size_t a = n->a_threads ? n->a_threads * 2 : 64;
-			struct thread_name *v;
+	if (t)
+		thread_label(t, ev->comm, ev->role, ev->number);
+}
 
-			if (a > THREADS_MAX)
-				return;
-			v = realloc(n->threads, a * sizeof(*v));
-			if (!v)
-				return;
-			n->threads = v;
-			n->a_threads = a;
-		}
-		t = &n->threads[n->n_threads++];
-	}
-	t->tid = ev->e.tid;
-	if (ev->role && ev->role < sizeof(roles) / sizeof(*roles))
-		snprintf(t->label, sizeof(t->label), "%s %u", roles[ev->role], ev->number);
-	else
-		escape_text(t->label, sizeof(t->label), ev->comm, strnlen(ev->comm, 16));
+void names_thread_found(struct names *n, uint32_t tid, const char comm[16])
+{
+	struct thread_name *t = thread_slot(n, tid);
+
+	if (t && !t->label[0])
+		thread_label(t, comm, ROLE_OTHER, 0);
+}
+
+unsigned names_role(const struct names *n, uint32_t tid)
+{
+	for (size_t i = 0; i < n->n_threads; i++)
+		if (n->threads[i].tid == tid)
+			return n->threads[i].role;
+	return ROLE_OTHER;
 }
 
 const char *names_label(struct names *n, uint64_t process, uint32_t tid)

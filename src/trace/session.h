@@ -48,9 +48,11 @@ void session_close(struct session *s);
 
 extern const struct set_class set_growth; /* page faults, and what takes pages away */
 extern const struct set_class set_cpu;	  /* processor samples; struct set_cpu_opts */
+extern const struct set_class set_sched;  /* times of threads, see trace/usage.h */
 
 struct set_cpu_opts {
-	unsigned frequency; /* samples per second of a thread's CPU time; 0: 49 */
+	unsigned frequency;	/* samples per second of a thread's CPU time; 0: 49 */
+	unsigned long_schedule; /* ms from which on a schedule is a long one; 0: 100 */
 };
 
 /*

@@ -48,9 +48,12 @@ int names_new(struct vm *vm, struct names **out);
 void names_free(struct names *n);
 void names_process(struct names *n, const struct event_process *ev);
 void names_thread(struct names *n, const struct event_thread *ev);
+/* A thread that no program has seen yet, by its name. */
+void names_thread_found(struct names *n, uint32_t tid, const char comm[16]);
 /* The root frame of an owner: registered name, initial call, or the thread's
  * role. Valid until the next call. */
 const char *names_label(struct names *n, uint64_t process, uint32_t tid);
+unsigned names_role(const struct names *n, uint32_t tid); /* enum thread_role */
 size_t names_bytes(const struct names *n);
 
 /* ---- governor.c: what it costs, and what to do about it -------------------------------- */

@@ -88,6 +88,13 @@ static void config_fill(struct session *s)
 	c->proc_reg = field(l->Process__common_u_alive_reg);
 	c->proc_initial = field(l->Process__u_initial_module);
 	c->reg_name = field(l->RegProc__name);
+	c->sched_ssi = field(l->ErtsSchedulerData__ssi);
+	c->ssi_flags = field(l->ErtsSchedulerSleepInfo__flags);
+	c->sched_current_nif = field(l->ErtsSchedulerData__current_nif);
+	c->sched_current_port = field(l->ErtsSchedulerData__current_port);
+	c->proc_state = field(l->Process__state);
+	c->proc_reds = field(l->Process__reds);
+	c->psflg_gc = (uint32_t)l->psflg_gc;
 	c->normal_exit = code_normal_exit(s->code);
 	if (s->vm->jit) {
 		if (!code_fragment(s->code, "global::process_main", &range)) {

@@ -33,6 +33,11 @@ struct stacks *session_stacks(const struct session *s)
 	return s->stacks;
 }
 
+unsigned session_role(const struct session *s, uint32_t tid)
+{
+	return names_role(s->names, tid);
+}
+
 uint32_t set_owner(struct set *set, uint64_t stack, uint64_t process, uint32_t tid)
 {
 	return owner_get(set->session->stacks, stack, process, tid);

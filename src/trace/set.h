@@ -113,6 +113,7 @@ struct target *session_target(const struct session *s);
 struct vm *session_vm(const struct session *s);
 struct code *session_code(const struct session *s);
 struct stacks *session_stacks(const struct session *s);
+unsigned session_role(const struct session *s, uint32_t tid); /* enum thread_role */
 /* Did the target end, or exec? */
 bool session_target_gone(struct session *s);
 

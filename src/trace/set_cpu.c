@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <linux/perf_event.h>
+#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -18,10 +19,20 @@
 
 #include "cpu.skel.h"
 #include "target/system.h"
+#include "trace/usage_int.h"
 
 #define FREQUENCY_DEFAULT 49 /* no divisor of what timers usually tick at */
 #define THREADS_MAX	  4096u
 #define HIT_NS		  10000 /* the timer's interrupt, in a virtual machine */
+#define LONG_DEFAULT_MS	  100u
+#define TABLE_MAX	  65536u /* rows of threads and of processes, each */
+
+struct cpu_thread {
+	uint32_t tid;
+	uint64_t samples[STATE_N];
+	/* The process that it runs as far as samples tell, see long_check(). */
+	uint64_t process, reds, first_ns, last_ns, before_ns;
+};
 
 struct cpu_set {
 	struct set set;
@@ -30,12 +41,198 @@ struct cpu_set {
 	struct bpf_link **links;
 	size_t n;
 	struct weights weights;
+	uint64_t long_ns;
+	void *threads, *processes; /* of tsearch(): cpu_thread, process_usage */
+	size_t n_threads, n_processes;
+	uint64_t full;
 };
 
 static struct cpu_set *self(struct set *set)
 {
 	return (struct cpu_set *)set;
 }
+
+/* ---- tables -------------------------------------------------------------------------- */
+
+static int thread_cmp(const void *a, const void *b)
+{
+	const struct cpu_thread *x = a, *y = b;
+
+	return x->tid < y->tid ? -1 : x->tid > y->tid;
+}
+
+static int process_cmp(const void *a, const void *b)
+{
+	const struct process_usage *x = a, *y = b;
+
+	return x->process < y->process ? -1 : x->process > y->process;
+}
+
+/* The row like *key, a copy of it if it is new; NULL: no room. */
+static void *row_get(struct cpu_set *c, void **table, size_t *n, const void *key, size_t size,
+		     int (*cmp)(const void *, const void *))
+{
+	void **found = tfind(key, table, cmp), *row;
+
+	if (found)
+		return *found;
+	row = *n < TABLE_MAX ? malloc(size) : NULL;
+	if (row) {
+		memcpy(row, key, size);
+		if (tsearch(row, table, cmp)) {
+			(*n)++;
+			return row;
+		}
+		free(row);
+	}
+	c->full++;
+	return NULL;
+}
+
+static struct cpu_thread *thread_row(struct cpu_set *c, uint32_t tid)
+{
+	struct cpu_thread key = { .tid = tid };
+
+	return row_get(c, &c->threads, &c->n_threads, &key, sizeof(key), thread_cmp);
+}
+
+static struct process_usage *process_row(struct cpu_set *c, uint64_t process)
+{
+	struct process_usage key = { .process = process };
+
+	return row_get(c, &c->processes, &c->n_processes, &key, sizeof(key), process_cmp);
+}
+
+static void tables_clear(struct cpu_set *c)
+{
+	tdestroy(c->threads, free);
+	tdestroy(c->processes, free);
+	c->threads = c->processes = NULL;
+	c->n_threads = c->n_processes = 0;
+}
+
+struct each {
+	int (*thread)(void *arg, uint32_t tid, const uint64_t samples[STATE_N]);
+	int (*process)(void *arg, const struct process_usage *p);
+	void *arg;
+	int ret;
+};
+
+static void visit(const void *node, VISIT which, void *closure)
+{
+	const void *row = *(void *const *)node;
+	struct each *e = closure;
+
+	if (e->ret || (which != postorder && which != leaf))
+		return;
+	if (e->thread) {
+		const struct cpu_thread *t = row;
+
+		e->ret = e->thread(e->arg, t->tid, t->samples);
+	} else {
+		e->ret = e->process(e->arg, row);
+	}
+}
+
+int cpu_each_thread(struct set *set,
+		    int (*fn)(void *arg, uint32_t tid, const uint64_t samples[STATE_N]), void *arg)
+{
+	struct each e = { .thread = fn, .arg = arg };
+
+	twalk_r(self(set)->threads, visit, &e);
+	return e.ret;
+}
+
+/* ---- long schedules ------------------------------------------------------------------ */
+
+/*
+ * A process's reductions are added up when it is scheduled out (Process.reds). Two
+ * samples of one scheduler that find the same process with the same sum were taken in
+ * one and the same schedule, which so lasted at least from the one to the other, and
+ * at most from the sample before to the sample behind them:
+ *
+ *	samples     p q      q      q    p
+ *	              |<- at least->|
+ *	            |<-- at most ------->|
+ */
+static void long_end(struct cpu_set *c, const struct cpu_thread *t, uint64_t now)
+{
+	uint64_t least = t->last_ns - t->first_ns;
+	struct process_usage *p;
+
+	if (!t->process || least < c->long_ns)
+		return;
+	p = process_row(c, t->process);
+	if (!p)
+		return;
+	p->long_schedules++;
+	if (least > p->longest_ns) {
+		p->longest_ns = least;
+		p->longest_most_ns = now - t->before_ns;
+	}
+}
+
+static void long_check(struct cpu_set *c, struct cpu_thread *t, const struct event_sample *s)
+{
+	if (s->process != t->process || s->reds != t->reds) {
+		long_end(c, t, s->ns);
+		t->process = s->process;
+		t->reds = s->reds;
+		t->before_ns = t->last_ns ? t->last_ns : s->ns;
+		t->first_ns = s->ns;
+	}
+	t->last_ns = s->ns;
+}
+
+/* Those that still last count as far as they were seen. */
+struct lasting {
+	const struct cpu_set *c;
+	struct process_usage *p;
+};
+
+static void lasting_visit(const void *node, VISIT which, void *closure)
+{
+	const struct cpu_thread *t = *(struct cpu_thread *const *)node;
+	struct lasting *l = closure;
+	uint64_t least = t->last_ns - t->first_ns;
+
+	if ((which != postorder && which != leaf) || t->process != l->p->process ||
+	    least < l->c->long_ns)
+		return;
+	l->p->long_schedules++;
+	if (least > l->p->longest_ns) {
+		l->p->longest_ns = least;
+		l->p->longest_most_ns = 0; /* not over */
+	}
+}
+
+struct process_visit {
+	struct cpu_set *c;
+	int (*fn)(void *arg, const struct process_usage *p);
+	void *arg;
+};
+
+static int process_with_lasting(void *arg, const struct process_usage *p)
+{
+	struct process_visit *v = arg;
+	struct process_usage copy = *p;
+	struct lasting l = { v->c, &copy };
+
+	twalk_r(v->c->threads, lasting_visit, &l);
+	return v->fn(v->arg, &copy);
+}
+
+int cpu_each_process(struct set *set, int (*fn)(void *arg, const struct process_usage *p),
+		     void *arg)
+{
+	struct process_visit v = { self(set), fn, arg };
+	struct each e = { .process = process_with_lasting, .arg = &v };
+
+	twalk_r(self(set)->processes, visit, &e);
+	return e.ret;
+}
+
+/* ---- load, attach -------------------------------------------------------------------- */
 
 static int attach_thread(struct cpu_set *c, pid_t tid)
 {
@@ -99,6 +296,7 @@ static void cpu_close(struct set *set)
 	cpu_detach(set);
 	cpu_bpf__destroy(c->skel);
 	weights_free(&c->weights);
+	tables_clear(c);
 	free(c->links);
 	free(c);
 }
@@ -115,6 +313,7 @@ static int cpu_open(struct session *s, const void *opts, struct set **out, struc
 	c->set.class = &set_cpu;
 	c->set.session = s;
 	c->frequency = o && o->frequency ? o->frequency : FREQUENCY_DEFAULT;
+	c->long_ns = (o && o->long_schedule ? o->long_schedule : LONG_DEFAULT_MS) * 1000000ULL;
 	c->skel = cpu_bpf__open();
 	ret = c->skel ? set_load(&c->set, c->skel->obj, &c->skel->rodata->cfg, err)
 		      : set_failed(err, -errno, "opening");
@@ -126,16 +325,30 @@ static int cpu_open(struct session *s, const void *opts, struct set **out, struc
 	return 0;
 }
 
+/* ---- records ------------------------------------------------------------------------- */
+
 static void cpu_record(struct set *set, const struct event *e, size_t size)
 {
 	const struct event_sample *sample = (const struct event_sample *)e;
+	struct cpu_set *c = self(set);
+	struct process_usage *p;
+	struct cpu_thread *t;
 	struct weight *w;
 	uint32_t owner;
 
-	if (size < sizeof(*sample))
+	if (size < sizeof(*sample) || sample->state >= STATE_N)
 		return;
+	t = thread_row(c, e->tid);
+	if (t) {
+		t->samples[sample->state]++;
+		if (session_role(set->session, e->tid) == ROLE_SCHEDULER)
+			long_check(c, t, sample);
+	}
+	p = sample->process ? process_row(c, sample->process) : NULL;
+	if (p)
+		p->samples[sample->state]++;
 	owner = set_owner(set, sample->stack, sample->process, e->tid);
-	w = owner ? weights_at(&self(set)->weights, owner) : NULL;
+	w = owner ? weights_at(&c->weights, owner) : NULL;
 	if (w) {
 		w->net++;
 		w->gross++;
@@ -145,11 +358,14 @@ static void cpu_record(struct set *set, const struct event *e, size_t size)
 
 static int cpu_baseline(struct set *set, const struct set_picture *now, struct error *err)
 {
-	struct weights *w = &self(set)->weights;
+	struct cpu_set *c = self(set);
 
 	(void)err;
-	if (!now && w->n)
-		memset(w->v, 0, w->n * sizeof(*w->v));
+	if (now)
+		return 0;
+	if (c->weights.n)
+		memset(c->weights.v, 0, c->weights.n * sizeof(*c->weights.v));
+	tables_clear(c);
 	return 0;
 }
 
@@ -164,7 +380,10 @@ static int cpu_profile(struct set *set, const char *kind, const struct set_pictu
 
 static uint64_t cpu_memory(const struct set *set)
 {
-	return ((const struct cpu_set *)set)->weights.n * sizeof(struct weight);
+	const struct cpu_set *c = (const struct cpu_set *)set;
+
+	return c->weights.n * sizeof(struct weight) + c->n_threads * sizeof(struct cpu_thread) +
+	       c->n_processes * sizeof(struct process_usage);
 }
 
 static const struct set_profile_kind kinds[] = { { "cpu", "samples" }, { NULL, NULL } };

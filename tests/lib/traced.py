@@ -48,7 +48,9 @@ def traced(release, kind, count, size, rounds=40, pause=25, budget=0, profile="g
                 raise AssertionError("trace_node exits with %d: %s"
                                      % (done.returncode, done.stderr.strip()))
             told = (work / "done").read_text().split()
-        return json.loads(done.stdout), int(told[0])
+            out = json.loads(done.stdout)
+            out["clocks"] = (work / "clocks").read_text().split("\n")
+        return out, int(told[0])
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

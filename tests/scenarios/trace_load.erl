@@ -44,12 +44,57 @@ leaker(Kind, Dir, Count, Bytes, Rounds, Pause) ->
     {Before, _} = truth(),
     ok = file:write_file(filename:join(Dir, "ready"), os:getpid()),
     wait(filename:join(Dir, "go")),
+    Clocks = clocks_start(),
     rounds(Kind, Count, Bytes, Rounds, Pause),
+    ok = clocks_stop(Clocks, filename:join(Dir, "clocks")),
     {Taken, Calls} = truth(),
     Text = io_lib:format("~b ~b~n", [Taken - Before, Calls]),
     ok = file:write_file(filename:join(Dir, "done.new"), Text),
     ok = file:rename(filename:join(Dir, "done.new"), filename:join(Dir, "done")),
     timer:sleep(infinity).
+
+%% What the VM says about its schedulers meanwhile, one line each: "wall KIND NUMBER
+%% ACTIVE_NS TOTAL_NS", "acct KIND NUMBER STATE NS", "long COUNT LONGEST_MS".
+clocks_start() ->
+    Leaker = self(),
+    Watch = spawn_opt(fun() -> long_schedules(Leaker, 0, 0) end, [{priority, high}]),
+    erlang:system_monitor(Watch, [{long_schedule, 100}]),
+    erlang:system_flag(scheduler_wall_time, true),
+    catch erlang:system_flag(microstate_accounting, reset),
+    catch erlang:system_flag(microstate_accounting, true),
+    {lists:sort(erlang:statistics(scheduler_wall_time_all)), Watch}.
+
+long_schedules(Leaker, N, Longest) ->
+    receive
+        {monitor, Leaker, long_schedule, Info} ->
+            {_, Ms} = lists:keyfind(timeout, 1, Info),
+            long_schedules(Leaker, N + 1, max(Longest, Ms));
+        {tell, Leaker} -> Leaker ! {long, N, Longest};
+        _ -> long_schedules(Leaker, N, Longest)
+    end.
+
+clocks_stop({Before, Watch}, File) ->
+    After = lists:sort(erlang:statistics(scheduler_wall_time_all)),
+    Acct = try erlang:statistics(microstate_accounting) catch _:_ -> [] end,
+    catch erlang:system_flag(microstate_accounting, false),
+    erlang:system_flag(scheduler_wall_time, false),
+    Normal = erlang:system_info(schedulers),
+    Dirty = erlang:system_info(dirty_cpu_schedulers),
+    Ns = fun(T) -> erlang:convert_time_unit(T, native, nanosecond) end,
+    Perf = fun(T) -> erlang:convert_time_unit(T, perf_counter, nanosecond) end,
+    Who = fun(I) when I =< Normal -> {scheduler, I};
+             (I) when I =< Normal + Dirty -> {dirty_cpu, I - Normal};
+             (I) -> {dirty_io, I - Normal - Dirty}
+          end,
+    Wall = [begin {K, No} = Who(I), io_lib:format("wall ~s ~b ~b ~b~n", [K, No, Ns(A1 - A0), Ns(T1 - T0)]) end
+            || {{I, A0, T0}, {I, A1, T1}} <- lists:zip(Before, After)],
+    States = [[io_lib:format("acct ~s ~b ~s ~b~n", [Type, Id, S, Perf(T)]) || {S, T} <- maps:to_list(C)]
+              || #{type := Type, id := Id, counters := C} <- Acct],
+    timer:sleep(1), % so that the last schedule is over and has been told of
+    Watch ! {tell, self()},
+    Long = receive {long, N, Longest} -> io_lib:format("long ~b ~b~n", [N, Longest]) end,
+    erlang:system_monitor(undefined),
+    file:write_file(File, [Wall, States, Long]).
 
 wait(File) ->
     case file:read_file_info(File) of
@@ -79,6 +124,9 @@ bottom(slow, Count, Bytes) -> {bottom, leak_normal(Count, Bytes)};
 bottom(deep, Count, Bytes) -> {bottom, deep(Bytes, Count)};
 bottom(burn_normal, Count, Ms) -> {bottom, burn_normal(Count, Ms)};
 bottom(burn_dirty, Count, Ms) -> {bottom, burn_dirty(Count, Ms)};
+bottom(idle, _, Ms) -> timer:sleep(Ms), {bottom, ok};
+bottom(duty, Share, Ms) -> duty(Share, erlang:monotonic_time(microsecond), Ms * 1000), {bottom, ok};
+bottom(driver, Count, Size) -> driver(Count, binary:copy(<<"beamray ">>, Size div 8)), {bottom, ok};
 bottom(spin, Count, _) -> {bottom, spin(Count, 0)};
 bottom(body, Count, Depth) -> {bottom, body(Depth, Count)};
 bottom(collect, Count, Size) -> {bottom, collect(Count, Size)};
@@ -106,6 +154,23 @@ churn(N) ->
 %% A loop in plain Erlang.
 spin(0, X) -> X;
 spin(N, X) -> spin(N - 1, (X * 31 + N) band 16#ffffff).
+
+%% Busy for Share percent of every 20 ms.
+duty(_, _, Left) when Left =< 0 -> ok;
+duty(Share, Start, Left) ->
+    Rest = Start + Share * 200 - erlang:monotonic_time(microsecond),
+    busy(Start + Share * 200, Rest),
+    Share < 100 andalso receive after 20 - Share div 5 -> ok end,
+    Now = erlang:monotonic_time(microsecond),
+    duty(Share, Now, Left - (Now - Start)).
+busy(_, Rest) when Rest =< 0 -> ok;
+busy(End, _) -> spin(2000, 0), busy(End, End - erlang:monotonic_time(microsecond)).
+
+%% Work in a linked-in driver: it copies.
+driver(Count, Bin) ->
+    {ok, File} = ram_file:open(Bin, [read, write, binary, ram]),
+    [ok = ram_file:pwrite(File, 0, Bin) || _ <- lists:seq(1, Count)],
+    ok = ram_file:close(File).
 
 %% The same below that many frames of body recursion.
 body(0, Count) -> spin(Count, 0);

@@ -20,6 +20,7 @@
 
 #include "trace/session.h"
 #include "trace/stacks.h"
+#include "trace/usage.h"
 
 static struct code *code;
 static struct images *images;
@@ -71,6 +72,54 @@ static json_t *native_json(struct session *s)
 			 "unit", (json_int_t)n.unit, "mapping_bytes", (json_int_t)n.mapping_bytes,
 			 "copied_bytes", (json_int_t)n.copied_bytes, "refused",
 			 n.refused ? n.refused : "", "server", n.server ? n.server : "");
+}
+
+static json_t *counts(const uint64_t *v, size_t n)
+{
+	json_t *a = json_array();
+
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(a, json_integer((json_int_t)v[i]));
+	return a;
+}
+
+static json_t *threads_json(struct session *s)
+{
+	struct thread_usage *v;
+	json_t *a = json_array();
+	ssize_t n = session_threads_usage(s, &v);
+
+	for (ssize_t i = 0; i < n; i++) {
+		double error = 0, busy = thread_usage_busy(&v[i], &error);
+
+		json_array_append_new(a, json_pack("{s:s,s:I,s:f,s:f,s:o,s:o,s:I}", "label",
+						   v[i].label, "role", (json_int_t)v[i].role,
+						   "busy", busy, "error", error, "ns",
+						   counts(v[i].ns, SCHED_N), "samples",
+						   counts(v[i].samples, STATE_N), "switches",
+						   (json_int_t)v[i].switches));
+	}
+	if (n >= 0)
+		free(v);
+	return a;
+}
+
+static json_t *processes_json(struct session *s)
+{
+	struct process_usage *v;
+	json_t *a = json_array();
+	ssize_t n = session_processes_usage(s, &v);
+
+	for (ssize_t i = 0; i < n; i++)
+		json_array_append_new(a, json_pack("{s:s,s:o,s:I,s:I,s:I}", "label",
+						   session_process_label(s, v[i].process),
+						   "samples", counts(v[i].samples, STATE_N), "long",
+						   (json_int_t)v[i].long_schedules, "longest_ns",
+						   (json_int_t)v[i].longest_ns, "longest_most_ns",
+						   (json_int_t)v[i].longest_most_ns));
+	if (n >= 0)
+		free(v);
+	return a;
 }
 
 static json_t *result(struct session *s, const struct profile *p)
@@ -170,9 +219,11 @@ int main(int argc, char **argv)
 		kind = "native";
 		ret = session_add(s, &set_native, &native, &err);
 	} else if (!ret) {
-		ret = strcmp(kind, "cpu") == 0 ? session_add(s, &set_cpu, &cpu, &err)
-					       : session_add(s, &set_growth, NULL, &err);
+		ret = strcmp(kind, "growth") == 0 ? session_add(s, &set_growth, NULL, &err)
+						  : session_add(s, &set_cpu, &cpu, &err);
 	}
+	if (!ret && strcmp(kind, "cpu") == 0)
+		ret = session_add(s, &set_sched, NULL, &err);
 	if (!ret)
 		ret = session_baseline(s, NULL, NULL, &err);
 	if (ret)
@@ -200,6 +251,8 @@ int main(int argc, char **argv)
 	doc = result(s, p);
 	if (session_set(s, &set_native))
 		json_object_set_new(doc, "native", native_json(s));
+	json_object_set_new(doc, "threads", threads_json(s));
+	json_object_set_new(doc, "processes", processes_json(s));
 	json_dumpf(doc, stdout, JSON_COMPACT);
 	putchar('\n');
 	json_decref(doc);

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * Where every thread of the target spends its time: on a processor, waiting for one,
+ * blocked, or idle. The tracepoint fires for all processes of the machine, so that the
+ * first thing is to see that neither side of the switch is ours.
+ */
+#define PROBE_SET SET_SCHED
+#include "target.bpf.h"
+#include "scheduler.bpf.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct sched_thread);
+} sched_threads SEC(".maps");
+
+static __always_inline bool is_task_of_target(struct task_struct *task)
+{
+	struct control *c;
+
+	if (!cfg.ns_ino)
+		return (__u32)task->tgid == cfg.tgid;
+	c = control_get();
+	return c && c->host_tgid && (__u32)task->tgid == c->host_tgid;
+}
+
+static __always_inline void class_set(struct sched_thread *t, __u32 class, __u64 now)
+{
+	if (now > t->since)
+		t->ns[t->class & (SCHED_N - 1)] += now - t->since;
+	t->since = now;
+	t->class = class;
+}
+
+static __always_inline void switched_out(struct task_struct *task, bool preempt, __u64 now)
+{
+	struct sched_thread *s, fresh = {};
+	__u32 tid = (__u32)task->pid, class;
+	struct thread *t;
+
+	count(COUNT_HITS);
+	t = thread_get(tid);
+	class = t && t->vm.scheduler && scheduler_waits(t->vm.scheduler) ? SCHED_IDLE
+		: preempt						 ? SCHED_PREEMPTED
+									 : SCHED_BLOCKED;
+	s = bpf_map_lookup_elem(&sched_threads, &tid);
+	if (s) {
+		class_set(s, class, now);
+		s->switches++;
+		return;
+	}
+	if (task->flags & PF_EXITING)
+		return;
+	fresh.since = now;
+	fresh.class = class;
+	if (bpf_map_update_elem(&sched_threads, &tid, &fresh, BPF_NOEXIST))
+		count(COUNT_FULL);
+}
+
+static __always_inline void switched_in(struct task_struct *task, __u64 now)
+{
+	struct sched_thread *s, fresh = {};
+	__u32 tid = (__u32)task->pid;
+
+	count(COUNT_HITS);
+	s = bpf_map_lookup_elem(&sched_threads, &tid);
+	if (s) {
+		class_set(s, SCHED_RUNNING, now);
+		return;
+	}
+	fresh.since = now;
+	fresh.class = SCHED_RUNNING;
+	if (bpf_map_update_elem(&sched_threads, &tid, &fresh, BPF_NOEXIST))
+		count(COUNT_FULL);
+}
+
+/* The state that the thread leaves with is 0 (TASK_RUNNING) also when it gave way by
+ * itself; both want the processor. */
+SEC("tp_btf/sched_switch")
+int BPF_PROG(sched_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
+{
+	bool out = is_task_of_target(prev), in = is_task_of_target(next);
+	__u64 begin, *v;
+	struct cpu_state *cpu;
+
+	if (!out && !in)
+		return 0;
+	begin = bpf_ktime_get_ns();
+	if (out)
+		switched_out(prev, preempt || task_runnable(prev), begin);
+	if (in)
+		switched_in(next, begin);
+	cpu = cpu_get();
+	if (!cpu)
+		return 0;
+	v = cpu->v[PROBE_SET];
+	if ((v[COUNT_HITS] & 63) < 2) {
+		v[COUNT_TIMED] += out + in;
+		v[COUNT_TIMED_NS] += bpf_ktime_get_ns() - begin;
+	}
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(sched_exit, struct task_struct *task)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	struct event_sched_end ev = {};
+	struct sched_thread *t;
+	__u32 tid = tid_of(id);
+
+	if (!is_target(id))
+		return 0;
+	t = bpf_map_lookup_elem(&sched_threads, &tid);
+	if (!t)
+		return 0;
+	class_set(t, SCHED_BLOCKED, bpf_ktime_get_ns());
+	ev.e.kind = EVENT_SCHED_END;
+	ev.e.tid = tid;
+	ev.t = *t;
+	send(&ev, sizeof(ev));
+	bpf_map_delete_elem(&sched_threads, &tid);
+	return 0;
+}
