@@ -377,7 +377,8 @@ __noinline int erlang_chunk(__u32 slot)
 {
 	struct scratch *s = scratch_get(slot);
 	struct tables *t;
-	__u32 which, bytes, n;
+	__u32 which, n;
+	__u64 bytes;
 	__u64 e;
 
 	if (!s)
@@ -390,12 +391,15 @@ __noinline int erlang_chunk(__u32 slot)
 	if (s->limit && e >= s->limit)
 		return 0;
 	/* never across a page: the next one may not be there */
-	bytes = PAGE_BYTES - (__u32)(e & (PAGE_BYTES - 1));
+	bytes = PAGE_BYTES - (e & (PAGE_BYTES - 1));
 	if (bytes > CHUNK_BYTES)
 		bytes = CHUNK_BYTES;
 	if (s->limit && s->limit - e < bytes)
-		bytes = (__u32)(s->limit - e);
-	if (bytes > CHUNK_BYTES || bpf_probe_read_user(s->chunk, bytes, (const void *)e)) {
+		bytes = s->limit - e;
+	/* the compiler must not split this in two registers: verifiers before 6.8 then
+	 * do not see the bound */
+	asm volatile("" : "+r"(bytes));
+	if (bytes > CHUNK_BYTES || bpf_probe_read_user(s->chunk, (__u32)bytes, (const void *)e)) {
 		/* The stack grows into a new page, and this very fault brings it:
 		 * the frame that is being made has nothing in it yet. */
 		if (s->fault_page && s->fault_page == (e & ~(PAGE_BYTES - 1)) &&
@@ -407,7 +411,7 @@ __noinline int erlang_chunk(__u32 slot)
 		cut(s, CUT_READ);
 		return 0;
 	}
-	n = bytes / 8;
+	n = (__u32)bytes / 8;
 	s->e = e + bytes;
 	for (__u32 i = 0; i < CHUNK_WORDS; i++) {
 		if (i >= n)
