@@ -43,8 +43,11 @@ int main(int argc, char **argv)
 		return EXIT_OK;
 	}
 	for (i = 0; i < N_COMMANDS; i++)
-		if (strcmp(argv[1], commands[i]->name) == 0)
+		if (strcmp(argv[1], commands[i]->name) == 0) {
+			if (commands[i]->privileges)
+				privileges_limit(commands[i]->privileges);
 			return commands[i]->run(argc - 1, argv + 1);
+		}
 	fprintf(stderr, "beamray: there is no command %s; `beamray --help` lists them\n",
 		escape_string(safe, sizeof(safe), argv[1]));
 	return EXIT_USAGE;

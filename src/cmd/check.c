@@ -98,6 +98,8 @@ static void check_capabilities(struct answers *a)
 	} caps[] = {
 		{ CAP_SYS_PTRACE, "CAP_SYS_PTRACE",
 		  "read the memory of a node: memory, list, doctor" },
+		{ CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH",
+		  "open the page map of a node that runs as another user" },
 		{ CAP_BPF, "CAP_BPF", "load tracing programs: record, doctor" },
 		{ CAP_PERFMON, "CAP_PERFMON", "attach tracing programs: record, doctor" },
 		{ CAP_SYS_ADMIN, "CAP_SYS_ADMIN",
@@ -260,5 +262,6 @@ const struct command cmd_check = {
 	.name = "check",
 	.summary = "what this kernel, these capabilities and this target allow",
 	.usage = usage,
+	.privileges = PRIVILEGE_READ | PRIVILEGE_TRACE | PRIVILEGE_ATTACH | PRIVILEGE_WRITE,
 	.run = run,
 };

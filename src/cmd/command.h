@@ -12,11 +12,13 @@
 
 #include "report/units.h"
 #include "target/error.h"
+#include "target/privileges.h"
 
 struct command {
 	const char *name;
 	const char *summary; /* one line for `beamray --help` */
 	const char *usage;   /* the whole text of `beamray NAME --help` */
+	unsigned privileges; /* of enum privilege: others are given up at once; 0: none is */
 	/* argv[0] is the command's name. Returns the exit code. */
 	int (*run)(int argc, char **argv);
 };

@@ -190,5 +190,6 @@ const struct command cmd_diff = {
 	.name = "diff",
 	.summary = "what grew between two moments or recordings",
 	.usage = usage,
+	.privileges = PRIVILEGE_WRITE,
 	.run = run,
 };

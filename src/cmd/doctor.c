@@ -33,7 +33,8 @@ static const char usage[] =
 	"  -v, --verbose        messages of the tracer\n"
 	"  -h, --help           this text\n"
 	"\n"
-	"Needs CAP_SYS_PTRACE; tracing needs CAP_BPF and CAP_PERFMON too. Exit codes:\n"
+	"Needs CAP_SYS_PTRACE, for a node of another user CAP_DAC_READ_SEARCH; tracing needs\n"
+	"CAP_BPF and CAP_PERFMON too. Exit codes:\n"
 	"0 healthy or inconclusive, 1 a finding, 2 usage, 3 not supported, 4 not permitted,\n"
 	"5 target gone, 6 incomplete.\n";
 
@@ -235,5 +236,6 @@ const struct command cmd_doctor = {
 	.name = "doctor",
 	.summary = "what is wrong with this node's memory, and whose fault it is",
 	.usage = usage,
+	.privileges = PRIVILEGE_READ | PRIVILEGE_TRACE | PRIVILEGE_ATTACH | PRIVILEGE_WRITE,
 	.run = run,
 };

@@ -44,7 +44,8 @@ static const char usage_tail[] =
 	"  -o, --output FILE    write there instead of to the terminal\n"
 	"  -h, --help           this text\n"
 	"\n"
-	"Needs root, or the node's own user with CAP_SYS_PTRACE. Exit codes: 0 ok,\n"
+	"Needs root, or CAP_SYS_PTRACE, and for a node of another user CAP_DAC_READ_SEARCH\n"
+	"too. Exit codes: 0 ok,\n"
 	"2 usage, 3 not a BEAM or not supported, 4 not permitted, 5 target gone,\n"
 	"6 more than 1% could not be read.\n";
 
@@ -245,5 +246,6 @@ const struct command cmd_list = {
 	.name = "list",
 	.summary = "what is inside: processes, tables, atoms, schedulers ...",
 	.usage = usage_head,
+	.privileges = PRIVILEGE_READ | PRIVILEGE_WRITE,
 	.run = run,
 };

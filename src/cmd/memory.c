@@ -24,7 +24,8 @@ static const char usage[] =
 	"  -v, --verbose        every account, allocator and tagged owner\n"
 	"  -h, --help           this text\n"
 	"\n"
-	"Needs root, or the node's own user with CAP_SYS_PTRACE. Exit codes: 0 ok,\n"
+	"Needs root, or CAP_SYS_PTRACE, and for a node of another user CAP_DAC_READ_SEARCH\n"
+	"too. Exit codes: 0 ok,\n"
 	"2 usage, 3 not a BEAM or not supported, 4 not permitted, 5 target gone,\n"
 	"6 more than 1% of the bytes could not be read.\n";
 
@@ -141,5 +142,6 @@ const struct command cmd_memory = {
 	.name = "memory",
 	.summary = "where every resident byte is, now",
 	.usage = usage,
+	.privileges = PRIVILEGE_READ | PRIVILEGE_WRITE,
 	.run = run,
 };

@@ -37,7 +37,8 @@ static const char usage[] =
 	"  -v, --verbose        messages of the tracer\n"
 	"  -h, --help           this text\n"
 	"\n"
-	"Needs CAP_SYS_PTRACE; tracing needs CAP_BPF and CAP_PERFMON too, and without\n"
+	"Needs CAP_SYS_PTRACE, for a node of another user CAP_DAC_READ_SEARCH; tracing needs\n"
+	"CAP_BPF and CAP_PERFMON too, and without\n"
 	"them ledgers alone are recorded. Exit codes: 0 ok, 2 usage, 3 not supported,\n"
 	"4 not permitted, 5 target gone (what was seen is in the file), 6 incomplete or\n"
 	"disk full.\n";
@@ -361,6 +362,8 @@ static int record_all(struct record *c)
 		ret = recorder_create(c->o.output, &c->r, &err);
 	if (ret < 0)
 		return command_fail(&err, ret);
+	/* all is attached */
+	privileges_limit(PRIVILEGE_READ | PRIVILEGE_TRACE | PRIVILEGE_WRITE);
 	interrupts_catch();
 	c->start = seconds_now();
 	ret = put_head(c, &err);
@@ -428,5 +431,6 @@ const struct command cmd_record = {
 	.name = "record",
 	.summary = "ledgers at an interval, and who makes it grow, into a file",
 	.usage = usage,
+	.privileges = PRIVILEGE_READ | PRIVILEGE_TRACE | PRIVILEGE_ATTACH | PRIVILEGE_WRITE,
 	.run = run,
 };

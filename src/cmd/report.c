@@ -208,5 +208,6 @@ const struct command cmd_report = {
 	.name = "report",
 	.summary = "tables and flame graphs from a recording",
 	.usage = usage,
+	.privileges = PRIVILEGE_WRITE,
 	.run = run,
 };

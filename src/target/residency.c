@@ -389,7 +389,8 @@ int residency_take(struct target *t, const struct mappings *m, struct residency 
 		if (p.pagemap < 0) {
 			ret = error_set(err, error_exit_code(p.pagemap), p.pagemap,
 					"cannot open the page map of process %d: %s; run beamray as "
-					"root (sudo) or with CAP_SYS_PTRACE",
+					"root (sudo) or with CAP_SYS_PTRACE, and for another user's "
+					"process CAP_DAC_READ_SEARCH too",
 					(int)target_pid(t), strerror(-p.pagemap));
 		} else {
 			p.zero_pfn = own_zero_pfn();

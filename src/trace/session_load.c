@@ -7,6 +7,7 @@
 #include "trace/session_int.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@
 
 #include "base.skel.h"
 #include "erts/process.h"
+#include "target/privileges.h"
 
 #define RING_DEFAULT	(4u << 20)
 #define RING_MAX	(256u << 20)
@@ -33,11 +35,23 @@ static int libbpf_message(enum libbpf_print_level level, const char *format, va_
 
 int set_failed(struct error *err, int ret, const char *what)
 {
-	if (ret == -EPERM || ret == -EACCES)
+	bool refused = ret == -EPERM || ret == -EACCES;
+
+	if (refused && privilege_has(CAP_BPF) && privilege_has(CAP_PERFMON))
+		return error_set(err, EXIT_UNSUPPORTED, ret,
+				 "%s the tracing programs was refused, and not for want of CAP_BPF "
+				 "or CAP_PERFMON: %s",
+				 what,
+				 ret == -EACCES
+					 ? "this kernel's verifier does not accept them (-v shows "
+					   "what it says)"
+					 : "the kernel is locked down, or a container's filter "
+					   "forbids bpf(2)");
+	if (refused)
 		return error_set(err, EXIT_DENIED, ret,
 				 "%s the tracing programs was refused: it needs CAP_BPF and "
 				 "CAP_PERFMON (run as root, or `setcap cap_bpf,cap_perfmon,"
-				 "cap_sys_ptrace+ep` on the program)",
+				 "cap_sys_ptrace,cap_dac_read_search+ep` on the program)",
 				 what);
 	if (ret == -ENOMEM || ret == -E2BIG)
 		return error_set(

@@ -54,7 +54,10 @@ run record /test/beamray record -p $node -d 3s -i 1s -o $out/recording
 run report /test/beamray report $out/recording --json
 : >/tmp/enough
 wait $leaker
+sleep 1
+have=$(grep -c . $out/node)
 say nif truth
+until_lines $((have + 1))
 say stop
 exec 3>&-
 wait $node
