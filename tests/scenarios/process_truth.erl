@@ -3,6 +3,7 @@
 %% Called through scenario's command `call`; values are terms for its JSON.
 -module(process_truth).
 -export([own/0, never/0, process_list/0, make/0, many/1, queue/1, dictionary/1, delays/1, cost/0,
+         inside/0, make_inside/0, make_atoms/2, spin/1, spin_stop/0,
          churn/1, churn_stop/0]).
 
 -define(ITEMS, [registered_name, initial_call, current_function, memory, message_queue_len,
@@ -206,3 +207,57 @@ cost() ->
              reductions, heap_size, stack_size, binary, links, monitors],
     {Us, N} = timer:tc(fun() -> length([process_info(P, Items) || P <- processes()]) end),
     {obj, [{us, Us}, {processes, N}]}.
+
+%% ---- what else is inside ---------------------------------------------------------
+
+inside() ->
+    #{count := Count, memory := Memory} = persistent_term:info(),
+    {Code, Old, Modules} = loaded(),
+    {obj, [{atom_count, erlang:system_info(atom_count)},
+           {atom_limit, erlang:system_info(atom_limit)},
+           {persistent_terms, Count}, {persistent_memory, Memory},
+           {code, Code}, {old_code, Old},
+           {modules, [{obj, [{module, M}, {size, Size}, {old, O}]} || {M, Size, O} <- Modules]},
+           {old_modules, [M || M <- erlang:loaded(), erlang:check_old_code(M)]}]}.
+
+%% erlang:system_info(loaded): bytes of code with its literals, one line a module.
+loaded() ->
+    [<<"Current code: ", C/binary>>, <<"Old code: ", O/binary>> | Lines] =
+        binary:split(erlang:system_info(loaded), <<"\n">>, [global, trim_all]),
+    {binary_to_integer(C), binary_to_integer(O), [line(binary:split(L, <<" ">>, [global])) || L <- Lines]}.
+
+line([M, Size]) -> {M, binary_to_integer(Size), 0};
+line([M, Size, <<"(", Old/binary>>, <<"old)">>]) -> {M, binary_to_integer(Size), binary_to_integer(Old)}.
+
+%% A module with old code kept, literals, persistent terms of all kinds.
+make_inside() ->
+    [{module, kept_twice} = code:load_binary(kept_twice, "kept_twice.beam", version(V)) || V <- [1, 2]],
+    Big = lists:seq(1, 50000),
+    persistent_term:put(plain_key, Big),
+    persistent_term:put({process_truth, 1}, {Big, "text"}),
+    persistent_term:put({"no atom", 2}, 1),
+    persistent_term:put(17, []),
+    persistent_term:put(<<"binary">>, binary:copy(<<1>>, 100000)),
+    persistent_term:put('\e[31mred', x),
+    persistent_term:erase(17),
+    true.
+
+version(V) ->
+    {ok, kept_twice, Binary} = compile:forms(
+        [{attribute, 1, module, kept_twice}, {attribute, 2, export, [{f, 0}]},
+         {function, 3, f, 0, [{clause, 3, [], [], [erl_parse:abstract({V, lists:seq(1, 3000 * V)})]}]}]),
+    Binary.
+
+make_atoms(Prefix, N) ->
+    Text = unicode:characters_to_list(list_to_binary(Prefix)),
+    _ = [list_to_atom(Text ++ integer_to_list(I)) || I <- lists:seq(1, list_to_integer(N))],
+    erlang:system_info(atom_count).
+
+spin(N) ->
+    Held = [spawn(fun() -> spinning(0) end) || _ <- lists:seq(1, list_to_integer(N))],
+    put(spinning, Held),
+    [list_to_binary(pid_to_list(P)) || P <- Held].
+
+spinning(I) -> spinning(I + 1).
+
+spin_stop() -> [exit(P, kill) || P <- get(spinning)], true.
