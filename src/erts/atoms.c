@@ -264,7 +264,7 @@ int atoms_read(struct vm *vm, uint64_t first, uint64_t end, uint64_t least, size
 	int ret = atoms_count(vm, &count, &limit);
 
 	*out = NULL;
-	if (!ret && (count > ATOMS_MAX || first > count))
+	if (!ret && (count > ATOMS_MAX || count > limit || first > count))
 		ret = -EFAULT;
 	if (ret)
 		return error_set(err, ret == -ENOENT ? EXIT_UNSUPPORTED : error_exit_code(ret), ret,
