@@ -14,6 +14,8 @@ static const struct list_what *const whats[] = {
 	&list_ets,
 	&list_allocators,
 	&list_binaries,
+	&list_resources,
+	&list_nifs,
 	&list_ports,
 	&list_schedulers,
 	&list_memory,

@@ -589,6 +589,9 @@ int carriers_walk(struct vm *vm, const struct allocators *a, const struct carrie
 		const struct tag_table *t = walker_tags(f.w, &r);
 
 		ret = tag_sums(vm, t, r, &f.out->tags, &f.out->n_tags);
+		if (!ret)
+			ret = tag_types(walker_types(f.w), r, &f.out->resources,
+					&f.out->n_resources);
 	}
 	walker_close(f.w);
 	free(f.owners);
@@ -610,5 +613,6 @@ void carriers_free(struct carriers *c)
 		return;
 	free(c->v);
 	free(c->tags);
+	free(c->resources);
 	free(c);
 }

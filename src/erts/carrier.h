@@ -40,7 +40,15 @@ struct tag_sum {
 	uint64_t blocks, bytes, resident; /* bytes: whole blocks */
 };
 
+/* Live NIF resources of one type, summed over all carriers. */
+struct resource_sum {
+	uint64_t type;			  /* ErlNifResourceType in the target */
+	uint64_t blocks, bytes, resident; /* bytes: whole blocks */
+};
+
 struct carriers {
+	struct resource_sum *resources; /* by bytes, largest first; if they were asked for */
+	size_t n_resources;
 	struct carrier *v; /* sorted by address, disjoint */
 	size_t n;
 	struct tag_sum *tags; /* by bytes, largest first */
@@ -64,6 +72,7 @@ struct carriers {
 struct carriers_opts {
 	bool tags;	      /* collect tag sums */
 	bool tag_pids;	      /* ... split by pid/port from 27 on */
+	bool resources;	      /* collect NIF resources by type (needs tags) */
 	bool statistics_only; /* do not walk blocks: split by counters (--quick) */
 	/* Called for every used/free block when set; to build pins, histograms. */
 	void (*block)(void *arg, const struct carrier *c, uint64_t addr, uint64_t size, bool used,

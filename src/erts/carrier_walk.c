@@ -74,6 +74,7 @@ struct walker {
 
 	unsigned char allocator_of[256]; /* by block type number */
 	struct tag_table pending, tags;
+	struct tag_table pending_types, types; /* of resources; key.owner is the type's address */
 	struct tag_resources resources;
 	struct event *events;
 	size_t n_events, size_events;
@@ -220,6 +221,8 @@ void walker_close(struct walker *w)
 	free(w->events);
 	tag_table_free(&w->pending);
 	tag_table_free(&w->tags);
+	tag_table_free(&w->pending_types);
+	tag_table_free(&w->types);
 	free(w);
 }
 
@@ -232,6 +235,11 @@ const struct tag_table *walker_tags(const struct walker *w, const struct tag_res
 {
 	*r = &w->resources;
 	return &w->tags;
+}
+
+const struct tag_table *walker_types(const struct walker *w)
+{
+	return &w->types;
 }
 
 bool walker_fatal(int ret)
@@ -394,7 +402,8 @@ static uint64_t whole_pages(const struct walker *w, uint64_t a, uint64_t e)
 
 /* The part of a used block's tag that depends on its content: whether it is a
  * magic binary. `size` is the block's. */
-static uint32_t magic_of(struct walker *w, uint64_t a, uint64_t size, uint64_t first_word)
+static uint32_t magic_of(struct walker *w, uint64_t a, uint64_t size, uint64_t first_word,
+			 uint64_t *type)
 {
 	const unsigned char *p;
 
@@ -406,13 +415,14 @@ static uint32_t magic_of(struct walker *w, uint64_t a, uint64_t size, uint64_t f
 	p = at(w, a, w->magic_bytes);
 	if (!p || !(load(p + w->magic_flags.offset) & w->magic_flag))
 		return 0;
-	return tag_resource(w->vm, &w->resources, load(p + w->magic_destructor.offset),
-			    load(p + w->magic_data.offset));
+	*type = load(p + w->magic_data.offset);
+	return tag_resource(w->vm, &w->resources, load(p + w->magic_destructor.offset), *type);
 }
 
 /* Adds a tagged block to the pending sums. `tag` may be of no use: counted. */
 static int tagged_add(struct walker *w, const struct carrier *c, const struct block_tag *tag,
-		      uint32_t magic, uint64_t size, uint64_t resident, struct sums *s)
+		      uint32_t magic, uint64_t resource, uint64_t size, uint64_t resident,
+		      struct sums *s)
 {
 	struct tag_key k = { .owner = tag->owner, .block_type = (uint16_t)tag->type };
 	unsigned type = c->type;
@@ -437,6 +447,13 @@ static int tagged_add(struct walker *w, const struct carrier *c, const struct bl
 	k.alloc_type = (uint16_t)type;
 	k.term = w->opts.tag_pids ? tag->term : 0;
 	k.magic = tag->type == w->binary_type ? magic : 0;
+	if (k.magic && w->opts.resources) {
+		struct tag_key type = { .owner = resource, .magic = magic };
+		int ret = tag_table_add(&w->pending_types, &type, 1, size, resident);
+
+		if (ret < 0)
+			return ret;
+	}
 	return tag_table_add(&w->pending, &k, 1, size, resident);
 }
 
@@ -490,6 +507,7 @@ static void begin(struct walker *w, const struct carrier *c, struct sums *s)
 	w->n_events = 0;
 	w->delivered = false;
 	tag_table_clear(&w->pending);
+	tag_table_clear(&w->pending_types);
 }
 
 static bool is_mixed(const struct carrier_header *h, unsigned type)
@@ -506,7 +524,8 @@ static bool is_mixed(const struct carrier_header *h, unsigned type)
 static int used_tag(struct walker *w, const struct carrier *c, uint64_t a, uint64_t e, bool last,
 		    uint64_t first_word, uint64_t resident, struct sums *s)
 {
-	uint32_t magic = magic_of(w, a, e - a, first_word);
+	uint64_t type = 0;
+	uint32_t magic = magic_of(w, a, e - a, first_word, &type);
 	struct block_tag tag;
 	const unsigned char *p;
 
@@ -520,7 +539,7 @@ static int used_tag(struct walker *w, const struct carrier *c, uint64_t a, uint6
 		return 0;
 	}
 	block_tag_read(&w->f, p + w->f.tag_bytes, &tag);
-	return tagged_add(w, c, &tag, magic, e - a, resident, s);
+	return tagged_add(w, c, &tag, magic, type, e - a, resident, s);
 }
 
 /* One attempt. 0; -EINVAL when a check failed; -EFAULT when memory went away;
@@ -817,6 +836,8 @@ int walker_run(struct walker *w, struct carrier *c, unsigned header,
 	}
 	sum->bad_tags += s.bad_tags;
 	ret = w->pending.n ? tag_table_merge(&w->tags, &w->pending) : 0;
+	if (ret == 0 && w->pending_types.n)
+		ret = tag_table_merge(&w->types, &w->pending_types);
 	if (ret == 0 && w->opts.block)
 		events_deliver(w, c);
 	return ret;

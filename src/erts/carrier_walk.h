@@ -35,6 +35,9 @@ const struct block_format *walker_format(const struct walker *w);
 /* The sums of all tags so far. */
 const struct tag_table *walker_tags(const struct walker *w, const struct tag_resources **r);
 
+/* The same of resources by their type, where carriers_opts asked for it. */
+const struct tag_table *walker_types(const struct walker *w);
+
 /* All of `len` bytes at `addr`. Pages that the residency picture does not have
  * are looked up in pagemap and read only when they are present by now.
  * -ENODATA when one is not, -EFAULT, or a fatal error (walker_fatal()). */

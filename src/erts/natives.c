@@ -164,42 +164,45 @@ static int add_nif(struct building *b, uint64_t nif, const char *module)
 	return 0;
 }
 
-static int add_module(struct building *b, uint64_t addr)
+/* What is to be done with every library that a module has. */
+struct each {
+	struct vm *vm;
+	natives_nif_fn fn;
+	void *ctx;
+};
+
+static int each_of_module(struct each *e, uint64_t addr)
 {
-	const struct layout *l = b->vm->layout;
+	const struct layout *l = e->vm->layout;
 	const struct layout_field slots[] = { l->Module__curr_nif, l->Module__old_nif };
-	char module[NAME_MAX_ / 2];
 	uint64_t nif, name;
 	size_t i;
 	int ret;
 
 	for (i = 0; i < 2; i++) {
-		ret = vm_read_field(b->vm, addr, slots[i], &nif);
+		ret = vm_read_field(e->vm, addr, slots[i], &nif);
 		if (is_fatal(ret))
 			return ret;
-		if (ret || !nif)
-			continue;
 		/* Module.module is an atom's number (module.h, "atom index for module") */
-		if (vm_read_field(b->vm, addr, l->Module__module, &name) ||
-		    !atom(b->vm, name << 6 | ATOM_TAG, module, sizeof(module)))
+		if (ret || !nif || vm_read_field(e->vm, addr, l->Module__module, &name))
 			continue;
-		ret = add_nif(b, nif, module);
+		ret = e->fn(e->ctx, nif, name, i == 1);
 		if (ret)
 			return ret;
 	}
 	return 0;
 }
 
-static int add_table(struct building *b, uint64_t table)
+static int each_of_table(struct each *e, uint64_t table)
 {
-	const struct layout *l = b->vm->layout;
+	const struct layout *l = e->vm->layout;
 	uint64_t entries, segments, i, j;
 	uint64_t *modules;
 	int ret;
 
-	ret = vm_read_field(b->vm, table, l->IndexTable__entries, &entries);
+	ret = vm_read_field(e->vm, table, l->IndexTable__entries, &entries);
 	if (!ret)
-		ret = vm_read_field(b->vm, table, l->IndexTable__seg_table, &segments);
+		ret = vm_read_field(e->vm, table, l->IndexTable__seg_table, &segments);
 	if (ret)
 		return is_fatal(ret) ? ret : 0;
 	if (entries > MODULES_MAX)
@@ -210,15 +213,39 @@ static int add_table(struct building *b, uint64_t table)
 	for (i = 0; i < entries && !ret; i += SEGMENT) {
 		uint64_t n = entries - i < SEGMENT ? entries - i : SEGMENT, segment;
 
-		if (vm_read_u64(b->vm, segments + 8 * (i / SEGMENT), &segment) ||
-		    vm_read(b->vm, segment, modules, n * sizeof(*modules)))
+		if (vm_read_u64(e->vm, segments + 8 * (i / SEGMENT), &segment) ||
+		    vm_read(e->vm, segment, modules, n * sizeof(*modules)))
 			continue;
 		for (j = 0; j < n && !ret; j++)
 			if (modules[j])
-				ret = add_module(b, modules[j]);
+				ret = each_of_module(e, modules[j]);
 	}
 	free(modules);
 	return ret;
+}
+
+int natives_each_nif(struct vm *vm, natives_nif_fn fn, void *ctx)
+{
+	const struct layout *l = vm->layout;
+	const uint64_t tables = vm->anchors.v[A_MODULE_TABLES].addr;
+	struct each e = { .vm = vm, .fn = fn, .ctx = ctx };
+	size_t i;
+	int ret = 0;
+
+	if (!tables || !layout_has(l->erl_module_nif__entry) || !layout_has(l->Module__curr_nif))
+		return 0;
+	for (i = 0; i < TABLES && !ret; i++)
+		ret = each_of_table(&e, tables + i * l->size_IndexTable);
+	return ret;
+}
+
+static int nif_found(void *ctx, uint64_t nif, uint64_t module, bool old)
+{
+	struct building *b = ctx;
+	char text[NAME_MAX_ / 2];
+
+	(void)old;
+	return atom(b->vm, module << 6 | ATOM_TAG, text, sizeof(text)) ? add_nif(b, nif, text) : 0;
 }
 
 static int add_bifs(struct building *b)
@@ -266,17 +293,14 @@ static int compare(const void *a, const void *b)
 
 int natives_read(struct vm *vm, struct natives **out, struct error *err)
 {
-	const struct layout *l = vm->layout;
-	const uint64_t tables = vm->anchors.v[A_MODULE_TABLES].addr;
 	struct building b = { .vm = vm };
 	struct natives *r = calloc(1, sizeof(*r));
 	size_t i, n = 0;
 	int ret = r ? 0 : -ENOMEM;
 
 	*out = NULL;
-	if (tables && layout_has(l->erl_module_nif__entry) && layout_has(l->Module__curr_nif))
-		for (i = 0; i < TABLES && !ret; i++)
-			ret = add_table(&b, tables + i * l->size_IndexTable);
+	if (!ret)
+		ret = natives_each_nif(vm, nif_found, &b);
 	if (!ret)
 		ret = add_bifs(&b);
 	for (i = 0; i < b.n; i++)

@@ -27,6 +27,12 @@ struct natives {
  * no error. -ENOMEM, -ESRCH, -ETIMEDOUT. */
 int natives_read(struct vm *vm, struct natives **out, struct error *err);
 void natives_free(struct natives *n);
+/* Calls fn for every library of NIFs that a module has, now or in its old code: the
+ * address of its erl_module_nif and the number of the module's atom. The VM keeps
+ * three tables of modules that hold mostly the same: a library may come several
+ * times. 0, what fn returned, or what ends all reading. */
+typedef int (*natives_nif_fn)(void *ctx, uint64_t nif, uint64_t module, bool old);
+int natives_each_nif(struct vm *vm, natives_nif_fn fn, void *ctx);
 /* The file name of the library that gave `module` (text of the atom, escaped) its
  * NIFs, escaped. False if the module has none or
  * its library is not among the images. */

@@ -158,8 +158,7 @@ static bool is_atom(uint64_t term)
 	return (term & 0x3f) == 0x0b; /* _TAG_IMMED2_ATOM (erl_term.h) */
 }
 
-/* Whether `type` is an element of the list of resource types. */
-static bool verify_type(struct vm *vm, uint64_t type)
+bool tag_type_verify(struct vm *vm, uint64_t type)
 {
 	const struct layout *l = vm->layout;
 	struct layout_field next = l->ErlNifResourceType__next, prev = l->ErlNifResourceType__prev;
@@ -198,7 +197,7 @@ uint32_t tag_resource(struct vm *vm, struct tag_resources *r, uint64_t destructo
 	/* a type whose module was purged is off the list: look at a few */
 	if (!d->proven && d->tries < MAX_TRIES) {
 		d->tries++;
-		d->proven = verify_type(vm, type);
+		d->proven = tag_type_verify(vm, type);
 	}
 	return i + 1;
 }
@@ -291,5 +290,38 @@ int tag_sums(struct vm *vm, const struct tag_table *t, const struct tag_resource
 	find_system(vm, v, *n);
 	qsort(v, *n, sizeof(*v), by_bytes);
 	*out = v;
+	return 0;
+}
+
+static int types_by_bytes(const void *a, const void *b)
+{
+	const struct resource_sum *x = a, *y = b;
+
+	if (x->bytes != y->bytes)
+		return x->bytes > y->bytes ? -1 : 1;
+	return x->type < y->type ? -1 : x->type > y->type;
+}
+
+int tag_types(const struct tag_table *t, const struct tag_resources *r, struct resource_sum **out,
+	      size_t *n)
+{
+	struct resource_sum *v = calloc(t->n ? t->n : 1, sizeof(*v));
+	size_t i;
+
+	*out = v;
+	*n = 0;
+	if (!v)
+		return -ENOMEM;
+	for (i = 0; i < t->n; i++) {
+		const struct tag_entry *e = &t->v[i];
+
+		if (!e->key.magic || e->key.magic > r->n || !r->v[e->key.magic - 1].proven)
+			continue;
+		v[(*n)++] = (struct resource_sum){ .type = e->key.owner,
+						   .blocks = e->blocks,
+						   .bytes = e->bytes,
+						   .resident = e->resident };
+	}
+	qsort(v, *n, sizeof(*v), types_by_bytes);
 	return 0;
 }

@@ -59,4 +59,11 @@ uint32_t tag_resource(struct vm *vm, struct tag_resources *r, uint64_t destructo
 int tag_sums(struct vm *vm, const struct tag_table *t, const struct tag_resources *r,
 	     struct tag_sum **out, size_t *n);
 
+/* Those of `t` (keys: type address) whose destructor was proven. The caller frees
+ * *out. -ENOMEM. */
+int tag_types(const struct tag_table *t, const struct tag_resources *r, struct resource_sum **out,
+	      size_t *n);
+/* Whether `type` is an element of the VM's list of resource types. */
+bool tag_type_verify(struct vm *vm, uint64_t type);
+
 #endif

@@ -4,7 +4,8 @@
 %% The source compiles and runs on every release from OTP 21 on.
 -module(list_truth).
 -export([make_tables/0, tables/0, drop_table/1, make_ports/0, ports/0,
-         make_binaries/0, binaries/0, recon/0]).
+         make_binaries/0, binaries/0, recon/0,
+         make_files/1, nif_functions/1]).
 
 text(Term) -> iolist_to_binary(io_lib:format("~0p", [Term])).
 
@@ -210,3 +211,16 @@ recon(When) ->
            {average_block_sizes, [{obj, [{allocator, A} | L]}
                                   || {A, L} <- recon_alloc:average_block_sizes(When)]},
            {sbcs_to_mbcs, [[A, N, R] || {{A, N}, R} <- recon_alloc:sbcs_to_mbcs(When)]}]}.
+
+%% ---- native code ------------------------------------------------------------
+
+make_files(N) ->
+    Holder = hold(fun() -> [begin {ok, F} = file:open("/dev/null", [raw, read]), F end
+                            || _ <- lists:seq(1, list_to_integer(N))] end),
+    is_pid(Holder).
+
+%% Of a module whose exported functions are its NIFs, as the test's is but for load/1.
+nif_functions(Module) ->
+    [iolist_to_binary(io_lib:format("~s/~w", [F, A]))
+     || {F, A} <- apply(list_to_atom(Module), module_info, [exports]),
+        F =/= module_info, F =/= load].
