@@ -357,12 +357,12 @@ struct event_range {
 enum {
 	COUNT_ALLOCS = COUNT_OWN, /* blocks given out, to the library that is wanted */
 	COUNT_FREES,		  /* of blocks that had been noted */
-	COUNT_BEFORE,		  /* freed or moved blocks from before the attach ... */
-	COUNT_BEFORE_BYTES,	  /* ... and what they took */
-	COUNT_UNDRAWN,		  /* freed or moved blocks that had not been drawn */
-	COUNT_MISSED_FREES,	  /* an address was given out twice: its free was not seen */
-	COUNT_FULL_BYTES,	  /* blocks that there was no room for, bytes */
-	COUNT_FAILED,		  /* calls that returned no block */
+	COUNT_BEFORE,	    /* blocks from before the attach that were freed or made smaller ... */
+	COUNT_BEFORE_BYTES, /* ... and what was given back so */
+	COUNT_UNDRAWN,	    /* freed blocks that had not been drawn, or were not wanted */
+	COUNT_MISSED_FREES, /* an address was given out twice: its free was not seen */
+	COUNT_FULL_BYTES,   /* blocks that there was no room for, bytes */
+	COUNT_FAILED,	    /* calls that returned no block */
 };
 
 enum native_kind {		   /* lower half of a probe's cookie; the upper is its number */
@@ -380,7 +380,8 @@ enum native_kind {		   /* lower half of a probe's cookie; the upper is its numbe
 /* A block that is held. Key: its address. */
 struct native_block {
 	__u64 stack, process;
-	__u64 bytes;  /* that it stands for */
+	__u64 bytes;  /* that it stands for; without: */
+	__u64 before; /* bytes that it had before the attach, and was moved with */
 	__u64 blocks; /* that it stands for, in 1/256 */
 	__u32 tid;
 	__u32 epoch; /* see native_control */
@@ -390,7 +391,7 @@ struct native_block {
 struct native_call {
 	__u64 sp;	    /* where its return address is; 0: none */
 	__u64 block, bytes; /* what it was called with: old block or place for the new, size */
-	__u64 before;	    /* an old block from before the attach: its bytes */
+	__u64 before;	    /* bytes of the old block from before the attach */
 	__u32 kind, number; /* enum native_kind */
 	__u64 was_at;	    /* the old block had been noted, and this is what it was */
 	struct native_block was;
@@ -404,6 +405,7 @@ struct native_control {
 	__u32 epoch;	/* blocks of earlier ones do not count */
 	__u32 chunks;	/* glibc: a block's size is in front of it */
 	__u32 n_through, n_wanted;
+	struct code_area server;		 /* code of the file that serves malloc */
 	struct code_area through[NATIVE_RANGES]; /* code that allocates for others */
 	struct code_area wanted[NATIVE_RANGES];	 /* the one library, none: all */
 	__u64 functions[NATIVE_FUNCTIONS];	 /* by number: address of the probe */

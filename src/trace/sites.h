@@ -26,16 +26,19 @@ struct site {
 	uint64_t addr;	 /* run-time address of the instruction */
 	uint64_t offset; /* of it in the file */
 	uint32_t skip;	 /* bytes from the function's first instruction to it */
+	uint32_t depth;	 /* bytes from rsp up to the return address, SITE_DEPTH_UNKNOWN */
 };
+#define SITE_DEPTH_UNKNOWN UINT32_MAX
 
 #define SITE_WHY_MAX 160
 
 /* Looks for the first instruction of a function that the kernel emulates and where
  * `need` still holds. `code` is the function from its first byte on, `len` bytes, at
  * address `addr` (only for naming jump targets). Returns its distance from the
- * beginning, or -1 with the reason in `why` (SITE_WHY_MAX bytes): words that
- * continue "the function cannot be probed: ". */
-int site_choose(const uint8_t *code, size_t len, uint64_t addr, unsigned need, char *why);
+ * beginning and in *depth what struct site has, or -1 with the reason in `why`
+ * (SITE_WHY_MAX bytes): words that continue "the function cannot be probed: ". */
+int site_choose(const uint8_t *code, size_t len, uint64_t addr, unsigned need, uint32_t *depth,
+		char *why);
 
 /* The same for the function of `i` that begins at run-time address `addr` and has
  * `size` bytes (0: the symbol's size, else what .eh_frame says). 0, -ENOENT with the

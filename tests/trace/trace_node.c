@@ -216,6 +216,7 @@ int main(int argc, char **argv)
 		ret = session_open(t, vm, code, &opts, &s, &err);
 	if (!ret && strncmp(kind, "native", 6) == 0) {
 		native.library = kind[6] ? kind + 7 : NULL;
+		native.blocks = (size_t)atoi(getenv("BLOCKS") ? getenv("BLOCKS") : "0");
 		kind = "native";
 		ret = session_add(s, &set_native, &native, &err);
 	} else if (!ret) {
