@@ -313,6 +313,16 @@ int site_find(struct image *i, uint64_t addr, uint64_t size, const char *name, u
 	return 0;
 }
 
+int site_first(struct image *i, uint64_t addr, const char *name, struct site *out,
+	       struct error *err)
+{
+	memset(out, 0, sizeof(*out));
+	if (!image_offset(i, addr, &out->offset))
+		return refuse(err, name, i, "its code comes from no file");
+	out->addr = addr;
+	return 0;
+}
+
 int site_find_symbol(struct image *i, const char *name, unsigned need, struct site *out,
 		     struct error *err)
 {

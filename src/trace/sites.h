@@ -46,6 +46,10 @@ int site_choose(const uint8_t *code, size_t len, uint64_t addr, unsigned need, u
  * sentence, raw. */
 int site_find(struct image *i, uint64_t addr, uint64_t size, const char *name, unsigned need,
 	      struct site *out, struct error *err);
+/* The first instruction itself, whatever it is: where nothing else will do, and a probe that the
+ * kernel has to single-step is better than none. */
+int site_first(struct image *i, uint64_t addr, const char *name, struct site *out,
+	       struct error *err);
 /* By the name of a symbol of `i`: also -ENOENT when there is no such function. */
 int site_find_symbol(struct image *i, const char *name, unsigned need, struct site *out,
 		     struct error *err);

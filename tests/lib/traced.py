@@ -76,3 +76,42 @@ def traced(release, kind, count, size, rounds=40, pause=25, budget=0, profile="g
 def erlang(frames):
     """The Erlang functions of a stack, without the VM's own fragments."""
     return [f for f in frames if f.startswith("e:") and not f.startswith("e:global::")]
+
+
+class Watched:
+    """A node of ours with the tracer on it: `with Watched(node, "gc") as w: ...`, then w.out."""
+
+    def __init__(self, node, profile, budget=1):
+        self.node, self.out = node, None
+        self.work = scenario_dir(node.release) / ("watched-%d-%d" % (os.getpid(), node.pid))
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir()
+        self.process = subprocess.Popen(
+            [str(TOOL), str(node.pid), str(self.work), str(budget), profile],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        while not (self.work / "go").exists():
+            if self.process.poll() is not None:
+                self.finish()
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, kind, error, trace):
+        (self.work / "done").touch()
+        if kind:
+            self.process.kill()
+            self.process.communicate()
+            shutil.rmtree(self.work, ignore_errors=True)
+        else:
+            self.finish()
+
+    def finish(self):
+        out, err = self.process.communicate(timeout=60)
+        shutil.rmtree(self.work, ignore_errors=True)
+        if self.process.returncode == 77:
+            raise Denied(err.strip())
+        if self.process.returncode:
+            raise AssertionError("trace_node exits with %d: %s"
+                                 % (self.process.returncode, err.strip()))
+        self.out = json.loads(out)
