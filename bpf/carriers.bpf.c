@@ -60,11 +60,12 @@ struct {
 	__type(value, struct carrier_weight);
 } carrier_owners SEC(".maps");
 
-static __always_inline __u32 index_of(__u64 allctr, bool sys, bool sbc)
+/* `who` is an Allctr_t or, when the cookie says so, the allocator's number. */
+static __always_inline __u32 index_of(__u64 who, __u64 cookie, bool sys, bool sbc)
 {
-	__u32 alloc = 0;
+	__u32 alloc = (__u32)who;
 
-	if (read_user(&alloc, 4, allctr + carrier.alloc_no))
+	if (!(cookie & CARRIER_CALL_BY_NUMBER) && read_user(&alloc, 4, who + carrier.alloc_no))
 		count(COUNT_READ_FAILED);
 	return (alloc & (CARRIER_ALLOCS - 1)) * 4 + (sys ? 2 : 0) + (sbc ? 1 : 0);
 }
@@ -193,39 +194,30 @@ static __always_inline void owner_find(struct pt_regs *regs, struct carrier_open
 
 static int carrier_asked(struct pt_regs *regs, __u64 cookie)
 {
-	__u64 allctr = regs->di, begin = bpf_ktime_get_ns();
+	/* all at once: an offset into the registers that is computed is refused */
+	__u64 who = regs->di, a1 = regs->si, a2 = regs->dx, a3 = regs->cx, header = 0;
 	__u32 tid = tid_of(bpf_get_current_pid_tgid());
-	struct carrier_open open = { .begin = begin, .call = (__u32)cookie };
+	__u32 call = (__u32)cookie & (CARRIER_CALL_BY_NUMBER - 1);
+	struct carrier_open open = { .begin = bpf_ktime_get_ns(), .call = call };
 	struct thread *t = thread_get(tid);
+	bool sys = call >= CARRIER_CALL_SYS_ALLOC, sbc;
 
 	count(COUNT_HITS);
 	if (!t)
 		return 1;
-	switch (cookie) {
-	case CARRIER_CALL_MSEG_ALLOC:
-	case CARRIER_CALL_SYS_ALLOC:
-		/* mseg's flags have the bit of a multiblock carrier where sys_alloc has a bool */
-		open.size_at = regs->si;
-		open.index = index_of(allctr, cookie == CARRIER_CALL_SYS_ALLOC,
-				      cookie == CARRIER_CALL_SYS_ALLOC
-					      ? !(__u32)regs->dx
-					      : !(regs->dx & carrier.mseg_2pow));
+	if (call == CARRIER_CALL_MSEG_REALLOC || call == CARRIER_CALL_SYS_REALLOC) {
+		open.was = a1;
+		open.size_at = sys ? a2 : a3;
+		open.was_bytes = sys ? a3 : a2;
+		read_user(&header, 8, a1);
+		open.index = index_of(who, cookie, sys, header & HEADER_SBC);
+	} else {
+		/* mseg's flags have a bit for multiblock carriers where sys_alloc has a bool */
+		open.size_at = a1;
+		sbc = sys ? !(__u32)a2 : !(a2 & carrier.mseg_2pow);
+		open.index = index_of(who, cookie, sys, sbc);
 		owner_find(regs, &open, t, tid);
-		break;
-	case CARRIER_CALL_MSEG_REALLOC:
-	case CARRIER_CALL_SYS_REALLOC: {
-		bool sys = cookie == CARRIER_CALL_SYS_REALLOC;
-		__u64 header = 0;
-
-		open.was = regs->si;
-		open.size_at = sys ? regs->dx : regs->cx;
-		open.was_bytes = sys ? regs->cx : regs->dx;
-		read_user(&header, 8, regs->si);
-		open.index = index_of(allctr, sys, header & HEADER_SBC);
-		break;
-	}
-	default:
-		return 1;
+		open.begin = bpf_ktime_get_ns();
 	}
 	if (bpf_map_update_elem(&carrier_calls, &tid, &open, BPF_ANY)) {
 		count(COUNT_FULL);
@@ -262,16 +254,18 @@ static int carrier_given(struct pt_regs *regs, __u64 cookie)
 
 UPROBE_PAIR(carrier, carrier_asked, carrier_given)
 
-/* (Allctr_t *, address, size, ...) of both kinds. */
+/* (Allctr_t * or number, address, size, ...) of both kinds. */
 SEC("uprobe")
 int carrier_gone(struct pt_regs *regs)
 {
-	__u64 header = 0, sys = bpf_get_attach_cookie(regs) == CARRIER_CALL_SYS_DEALLOC;
+	__u64 who = regs->di, addr = regs->si, bytes = regs->dx, header = 0;
+	__u64 cookie = bpf_get_attach_cookie(regs);
+	bool sys = (cookie & (CARRIER_CALL_BY_NUMBER - 1)) == CARRIER_CALL_SYS_DEALLOC;
 
 	if (!is_target(bpf_get_current_pid_tgid()))
 		return 0;
 	count(COUNT_HITS);
-	read_user(&header, 8, regs->si);
-	went(regs->si, regs->dx, index_of(regs->di, sys, header & HEADER_SBC), bpf_ktime_get_ns());
+	read_user(&header, 8, addr);
+	went(addr, bytes, index_of(who, cookie, sys, header & HEADER_SBC), bpf_ktime_get_ns());
 	return 0;
 }

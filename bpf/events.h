@@ -529,6 +529,7 @@ enum carrier_cookie { /* what a probe's function is */
 		      CARRIER_CALL_SYS_ALLOC,
 		      CARRIER_CALL_SYS_REALLOC,
 		      CARRIER_CALL_SYS_DEALLOC,
+		      CARRIER_CALL_BY_NUMBER = 8, /* its first argument is the allocator's number */
 };
 
 struct carrier_config {

@@ -68,6 +68,20 @@ static void carriers_close(struct set *set)
 	free(set);
 }
 
+static void copied_notice(struct carrier_set *c, unsigned copied)
+{
+	char *p = c->set.notice, *end = p + sizeof(c->set.notice);
+
+	p += snprintf(p, (size_t)(end - p),
+		      "carriers: not all are seen: this build's compiler copied");
+	for (unsigned i = 0; i < CARRIER_CALLS; i++)
+		if (copied & 1u << i && p < end)
+			p += snprintf(p, (size_t)(end - p), " %s",
+				      carrier_call_name((enum carrier_call)i));
+	if (p < end)
+		snprintf(p, (size_t)(end - p), " into its callers");
+}
+
 static int probes_find(struct carrier_set *c, struct error *err)
 {
 	static const unsigned needs[CARRIER_CALLS] = {
@@ -101,10 +115,13 @@ static int probes_find(struct carrier_set *c, struct error *err)
 	if (f.refused)
 		snprintf(c->set.notice, sizeof(c->set.notice), "carriers: not all are seen: %s",
 			 f.why);
+	else if (f.copied)
+		copied_notice(c, f.copied);
 	for (size_t i = 0; i < f.n; i++) {
 		struct uprobe *p = &c->probes[c->n];
 
-		p->cookie = (uint64_t)f.v[i].call;
+		p->cookie = (uint64_t)f.v[i].call |
+			    (f.v[i].by_number ? (uint64_t)CARRIER_CALL_BY_NUMBER : 0);
 		ret = places_probe(&c->set, f.v[i].addr, f.v[i].size,
 				   carrier_call_name(f.v[i].call), needs[f.v[i].call], p, err);
 		if (ret < 0)

@@ -86,12 +86,13 @@ class Watched:
         self.work = scenario_dir(node.release) / ("watched-%d-%d" % (os.getpid(), node.pid))
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
-        self.process = subprocess.Popen(
-            [str(TOOL), str(node.pid), str(self.work), str(budget), profile],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.go = self.work / "go"  # the tracer makes it when it is attached
+        self.command = [str(TOOL), str(node.pid), str(self.work), str(budget), profile]
 
     def __enter__(self):
-        while not (self.work / "go").exists():
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True)
+        while not self.go.exists():
             if self.process.poll() is not None:
                 self.finish()
             time.sleep(0.02)

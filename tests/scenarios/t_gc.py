@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-from lab import LONG, Node, Tap, releases  # noqa: E402
+from lab import Node, Tap, releases  # noqa: E402
 from traced import Denied, Watched  # noqa: E402
 
 

@@ -140,6 +140,7 @@ static json_t *result(struct session *s, const struct profile *p)
 	struct session_stats st;
 	const struct set_stats *set = &st.sets[SET_GROWTH];
 	struct growth_sum sum;
+	const char *notice = "";
 	json_t *stacks = json_array(), *cuts = json_object(), *figures = json_object();
 
 	for (size_t i = 0; i < p->n; i++) {
@@ -158,6 +159,9 @@ static json_t *result(struct session *s, const struct profile *p)
 	}
 	session_figures(s, figures_json, figures);
 	session_stats(s, &st);
+	for (unsigned i = 0; i < SET_N; i++)
+		if (st.sets[i].name && st.sets[i].notice[0])
+			notice = st.sets[i].notice;
 	session_growth_sum(s, &sum);
 	for (unsigned i = 1; i < CUT_N; i++)
 		json_object_set_new(cuts, stack_cut_name(i),
@@ -165,7 +169,7 @@ static json_t *result(struct session *s, const struct profile *p)
 	return json_pack(
 		"{s:o,s:o,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},"
 		"s:{s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,"
-		"s:b,s:o}}",
+		"s:b,s:o,s:s}}",
 		"stacks", stacks, "figures", figures, "without_stack", (json_int_t)p->without_stack,
 		"sum", "opening", (json_int_t)sum.opening, "closing", (json_int_t)sum.closing,
 		"owned", (json_int_t)sum.owned, "nearby", (json_int_t)sum.nearby, "unowned",
@@ -184,7 +188,7 @@ static json_t *result(struct session *s, const struct profile *p)
 		(json_int_t)st.records, "kernel_bytes", (json_int_t)st.kernel_bytes, "user_bytes",
 		(json_int_t)st.user_bytes, "kernel_ns", (json_int_t)st.kernel_ns, "own_ns",
 		(json_int_t)st.own_ns, "cpu_fraction", st.cpu_fraction, "thinned", (int)st.thinned,
-		"over_budget", (int)st.over_budget, "cuts", cuts);
+		"over_budget", (int)st.over_budget, "cuts", cuts, "notice", notice);
 }
 
 static int fail(const struct error *err, int ret)
