@@ -121,6 +121,8 @@ static json_t *processes_json(struct session *s)
 	if (n >= 0)
 		free(v);
 	return a;
+}
+
 static int figures_json(void *ctx, const char *kind, const char *subject,
 			const struct recording_figure *v, size_t n)
 {
