@@ -56,6 +56,6 @@ struct list_what {
 
 extern const struct list_what list_ets, list_nifs, list_resources, list_allocators, list_binaries,
 	list_ports, list_processes, list_schedulers, list_memory, list_atoms, list_modules,
-	list_literals, list_persistent_terms;
+	list_literals, list_persistent_terms, list_native, list_lost;
 
 #endif

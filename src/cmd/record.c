@@ -3,11 +3,16 @@
 #include "cmd/command.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
-#include "cmd/keep.h"
+#include "cmd/watch.h"
+#include "profile/recording.h"
+#include "report/memory.h"
 #include "target/escape.h"
 
 #define DEFAULT_SECONDS	 60.0
@@ -44,12 +49,13 @@ struct record {
 	double budget, interval, duration;
 
 	struct watch w;
-	struct keeper keep;
+	struct recorder *r;
 	struct look *first; /* growth counts from it */
 	struct ledger *first_ledger;
 	double start; /* CLOCK_MONOTONIC */
+	unsigned looks;
 	uint64_t rss;
-	bool terminal;
+	bool incomplete, terminal;
 };
 
 static int take_later(void *to, const char *arg, struct error *err)
@@ -66,8 +72,8 @@ static void progress(const struct record *c, bool looking)
 	if (!c->terminal)
 		return;
 	fprintf(stderr, "\r\033[K%.0f of %.0f s, %u look%s", seconds_now() - c->start, c->duration,
-		c->keep.looks, c->keep.looks == 1 ? "" : "s");
-	if (c->keep.looks)
+		c->looks, c->looks == 1 ? "" : "s");
+	if (c->looks)
 		fprintf(stderr, ", resident %s (%s)",
 			unit_format(rss, sizeof(rss), c->o.unit, c->rss),
 			unit_format_signed(grew, sizeof(grew), c->o.unit,
@@ -80,6 +86,160 @@ static void progress_end(const struct record *c)
 {
 	if (c->terminal)
 		fputs("\r\033[K", stderr);
+}
+
+/* ---- what goes into the file ---------------------------------------------------------- */
+
+static int put_fact(struct record *c, const char *name, struct error *err, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
+static int put_fact(struct record *c, const char *name, struct error *err, const char *fmt, ...)
+{
+	char text[600];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	return recorder_fact(c->r, name, text, err);
+}
+
+static int put_time(struct record *c, const char *name, struct error *err)
+{
+	time_t now = time(NULL);
+	char text[40];
+	struct tm tm;
+
+	gmtime_r(&now, &tm);
+	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
+	return recorder_fact(c->r, name, text, err);
+}
+
+static int put_target(struct record *c, struct error *err)
+{
+	json_t *target = target_json(c->w.observer), *value;
+	const char *name;
+	int ret = target ? 0 : -ENOMEM;
+
+	json_object_foreach(target, name, value) {
+		char number[32];
+
+		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT,
+			 json_integer_value(value));
+		if (ret == 0)
+			ret = recorder_target(c->r, name,
+					      json_is_string(value) ? json_string_value(value)
+								    : number,
+					      err);
+	}
+	json_decref(target);
+	return ret;
+}
+
+/* What is known before the first look. */
+static int put_head(struct record *c, struct error *err)
+{
+	struct utsname u;
+	char safe[200];
+	int ret = recorder_begin(c->r, err);
+
+	if (ret == 0)
+		ret = recorder_fact(c->r, "version", BEAMRAY_VERSION, err);
+	if (ret == 0)
+		ret = put_time(c, "started", err);
+	if (ret == 0)
+		ret = put_fact(c, "duration_s", err, "%g", c->duration);
+	if (ret == 0)
+		ret = put_fact(c, "interval_s", err, "%g", c->interval);
+	if (ret == 0)
+		ret = recorder_fact(c->r, "kinds", c->w.session ? "growth" : "", err);
+	if (ret == 0)
+		ret = recorder_fact(c->r, "state", "recording", err);
+	if (ret == 0 && uname(&u) == 0)
+		ret = put_fact(c, "kernel", err, "%s %s", u.machine,
+			       escape_string(safe, sizeof(safe), u.release));
+	if (ret == 0)
+		ret = put_target(c, err);
+	if (ret == 0 && !c->w.session) {
+		char note[700];
+
+		snprintf(note, sizeof(note), "Growth was not traced: %s.", c->w.why);
+		ret = recorder_note(c->r, note, err);
+	}
+	return ret == 0 ? recorder_commit(c->r, err) : ret;
+}
+
+static int put_look(struct record *c, const struct look *l, const struct ledger *g,
+		    struct error *err)
+{
+	struct recording_row *rows = calloc(g->n ? g->n : 1, sizeof(*rows));
+	json_t *doc = memory_json(c->w.observer, l, g);
+	char *text = doc ? json_dumps(doc, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
+	struct recorder_look look = {
+		.time_ns = l->when.tv_sec * 1000000000ll + l->when.tv_nsec,
+		.rss = g->rss,
+		.complete = g->complete,
+		.rows = rows,
+		.n = g->n,
+		.document = text,
+	};
+	size_t i;
+	int ret = -ENOMEM;
+
+	if (rows && text) {
+		for (i = 0; i < g->n; i++) {
+			memcpy(rows[i].account, g->rows[i].account, sizeof(rows[i].account));
+			rows[i].bytes = g->rows[i].bytes;
+			rows[i].whole_pages = g->rows[i].whole_pages;
+			rows[i].lazyfree = g->rows[i].lazyfree;
+		}
+		ret = recorder_look(c->r, &look, err);
+	}
+	free(text);
+	json_decref(doc);
+	free(rows);
+	return ret;
+}
+
+static int put_counters(struct record *c, struct error *err)
+{
+	struct session_stats st;
+	const struct set_stats *faults = &st.sets[SET_GROWTH];
+	struct growth_sum growth;
+	size_t i;
+	int ret = 0;
+
+	session_stats(c->w.session, &st);
+	session_growth_sum(c->w.session, &growth);
+	const struct {
+		const char *name;
+		uint64_t value;
+	} v[] = {
+		{ "trace.faults", faults->count[COUNT_HITS] - faults->count[COUNT_SYSCALLS] },
+		{ "trace.syscalls", faults->count[COUNT_SYSCALLS] },
+		{ "trace.stacks", st.count[COUNT_STACKS] },
+		{ "trace.stacks_complete", st.count[COUNT_COMPLETE] },
+		{ "trace.records", st.records },
+		{ "trace.lost_records", st.lost_records },
+		{ "trace.lost_stacks", st.lost_stacks },
+		{ "trace.kernel_bytes", st.kernel_bytes },
+		{ "trace.user_bytes", st.user_bytes },
+		{ "trace.cpu_ppm", (uint64_t)(st.cpu_fraction * 1e6) },
+		{ "trace.thinned", st.thinned },
+		{ "growth.opening", growth.opening },
+		{ "growth.closing", growth.closing },
+		{ "growth.owned", growth.owned },
+		{ "growth.unowned", growth.unowned },
+		{ "growth.moved", growth.moved },
+		{ "growth.released", growth.released },
+		{ "growth.lost", growth.lost },
+	};
+
+	for (i = 0; i < sizeof(v) / sizeof(v[0]) && ret == 0; i++)
+		ret = recorder_counter(c->r, v[i].name, v[i].value, err);
+	if (st.lost_records + st.lost_stacks > st.records / 100)
+		c->incomplete = true;
+	return ret;
 }
 
 /* A look and what belongs to it, one transaction. */
@@ -99,9 +259,20 @@ static int take_look(struct record *c, struct error *err)
 		if (ret < 0)
 			goto out;
 	}
-	ret = keep_look(&c->keep, l, g, p, err);
+	ret = recorder_begin(c->r, err);
 	if (ret == 0)
+		ret = put_look(c, l, g, err);
+	if (ret == 0 && p)
+		ret = recorder_profile(c->r, p, c->w.symbols, false, err);
+	if (ret == 0 && p)
+		ret = put_counters(c, err);
+	if (ret == 0)
+		ret = recorder_commit(c->r, err);
+	if (ret == 0) {
+		c->looks++;
 		c->rss = g->rss;
+		c->incomplete |= !g->complete;
+	}
 out:
 	profile_free(p);
 	if (!c->first) {
@@ -148,14 +319,31 @@ static int run_looks(struct record *c, struct error *err)
 	return ret;
 }
 
+/* How it ended, as far as it can still be written. */
+static int put_tail(struct record *c, int ret, const struct error *why, struct error *err)
+{
+	const char *state = ret == 0		     ? interrupted ? "interrupted" : "complete"
+			    : why->code == EXIT_GONE ? "target gone"
+						     : "failed";
+	int put = recorder_begin(c->r, err);
+
+	if (put == 0)
+		put = recorder_fact(c->r, "state", state, err);
+	if (put == 0)
+		put = put_time(c, "ended", err);
+	if (put == 0 && ret < 0)
+		put = recorder_note(c->r, why->text[0] ? why->text : strerror(-ret), err);
+	return put == 0 ? recorder_commit(c->r, err) : put;
+}
+
 static void summary(const struct record *c)
 {
 	char safe[300], rss[16], grew[16];
 
-	if (!c->keep.looks)
+	if (!c->looks)
 		return;
-	printf("%u look%s over %.1f s in %s: resident %s, %s since the first\n", c->keep.looks,
-	       c->keep.looks == 1 ? "" : "s", seconds_now() - c->start,
+	printf("%u look%s over %.1f s in %s: resident %s, %s since the first\n", c->looks,
+	       c->looks == 1 ? "" : "s", seconds_now() - c->start,
 	       escape_string(safe, sizeof(safe), c->o.output),
 	       unit_format(rss, sizeof(rss), c->o.unit, c->rss),
 	       unit_format_signed(grew, sizeof(grew), c->o.unit,
@@ -171,25 +359,24 @@ static int record_all(struct record *c)
 	int ret = watch_open(&c->w, c->o.pid, &opts, &err), put;
 
 	if (ret == 0)
-		ret = recorder_create(c->o.output, &c->keep.r, &err);
+		ret = recorder_create(c->o.output, &c->r, &err);
 	if (ret < 0)
 		return command_fail(&err, ret);
 	/* all is attached */
 	privileges_limit(PRIVILEGE_READ | PRIVILEGE_TRACE | PRIVILEGE_WRITE);
-	c->keep.w = &c->w;
 	interrupts_catch();
 	c->start = seconds_now();
-	ret = keep_head(&c->keep, c->duration, c->interval, &err);
+	ret = put_head(c, &err);
 	if (ret == 0)
 		ret = run_looks(c, &err);
-	put = keep_tail(&c->keep, ret, &err, &tail);
+	put = put_tail(c, ret, &err, &tail);
 	progress_end(c);
 	summary(c);
 	if (ret < 0)
 		return command_fail(&err, ret);
 	if (put < 0)
 		return command_fail(&tail, put);
-	return c->keep.incomplete ? EXIT_INCOMPLETE : EXIT_OK;
+	return c->incomplete ? EXIT_INCOMPLETE : EXIT_OK;
 }
 
 static int usage_error(const char *text)
@@ -231,7 +418,7 @@ static int run(int argc, char **argv)
 		return usage_error("-i is at least 100ms");
 	c.terminal = isatty(STDERR_FILENO);
 	ret = record_all(&c);
-	recorder_close(c.keep.r);
+	recorder_close(c.r);
 	watch_close(&c.w);
 	if (!c.w.stuck) {
 		ledger_free(c.first_ledger);
