@@ -12,7 +12,6 @@ import os
 import selectors
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -101,25 +100,17 @@ def nif_include():
     return Path(root) / "usr" / "include"
 
 
-# NIFs, a driver and a library to preload, with their sources.
-LIBRARIES = [
-    ("leak_nif.so", ["leak_nif.c"]),
-    ("ill_nif.so", ["ill_nif.c", "ill_new.cc"]),
-    ("ill_drv.so", ["ill_drv.c"]),
-    ("grower.so", ["grower.c"]),
-]
-
-
 def scenario_dir(release):
-    """Folder with the scenario modules compiled by that release, and what they load."""
+    """Folder with the scenario modules compiled by that release, and the NIF."""
     sources = sorted(SCENARIOS.glob("*.erl"))
+    nif = SCENARIOS / "nif" / "leak_nif.c"
     seen = hashlib.sha256()
-    for file in sources + [SCENARIOS / "nif" / f for _, files in LIBRARIES for f in files]:
+    for file in sources + [nif]:
         seen.update(file.read_bytes())
     final = WORK / "scenario" / seen.hexdigest()[:12] / release
     if final.exists():
         return final
-    work = final.with_name(".%s.%d.%d" % (release, os.getpid(), threading.get_ident()))
+    work = final.with_name(".%s.%d" % (release, os.getpid()))
     work.mkdir(parents=True)
     for file in sources:
         (work / file.name).write_bytes(file.read_bytes())
@@ -127,9 +118,8 @@ def scenario_dir(release):
     run(["%s/tools/roots/node.sh" % TOP, "-b", str(work), release, "-noinput", "-eval",
          '[{ok,_} = compile:file(F,[report,{outdir,"%s"}]) || F <- [%s]], halt(0).'
          % (work, files)], "compiling the scenario for OTP " + release)
-    for library, files in LIBRARIES:
-        run(["%s/tests/lib/nif.sh" % TOP, str(work / library), str(nif_include()),
-             *[str(SCENARIOS / "nif" / f) for f in files]], "compiling " + library)
+    run(["%s/tests/lib/nif.sh" % TOP, str(nif), str(work / "leak_nif.so"), str(nif_include())],
+        "compiling the NIF")
     try:
         work.rename(final)
     except OSError:
@@ -176,8 +166,7 @@ class Node:
             cmd += ["-e", item]
         cmd += [release, *flags, "-noinput", "-s", "scenario", "main"]
         WORK.mkdir(parents=True, exist_ok=True)
-        self.errors = open(WORK / ("node-%s-%d-%d.stderr" % (release, os.getpid(), threading.get_ident() % 1000)),
-                           "w+b")
+        self.errors = open(WORK / ("node-%s-%d.stderr" % (release, os.getpid())), "w+b")
         self.process = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self.errors)
         NODES.append(self)

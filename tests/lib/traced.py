@@ -30,9 +30,8 @@ def loaded(release, kind, count, size, rounds=40, pause=25, flags=(), env=()):
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        lab.run(["%s/tests/lib/nif.sh" % TOP, str(work / "trace_nif.so"),
-                 str(lab.nif_include()), str(SCENARIOS / "nif" / "trace_nif.c")],
-                "compiling the NIF")
+        lab.run(["%s/tests/lib/nif.sh" % TOP, str(SCENARIOS / "nif" / "trace_nif.c"),
+                 str(work / "trace_nif.so"), str(lab.nif_include())], "compiling the NIF")
         start = ["-s", "trace_load", "start", kind, str(work), str(work), str(count), str(size),
                  str(rounds), str(pause)]
         with Node(release, flags=(*flags, *start), env=env) as node:
