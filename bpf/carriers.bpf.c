@@ -19,6 +19,7 @@ const volatile struct carrier_config carrier;
 
 struct carrier_open {	      /* a call that is under way */
 	__u64 size_at;	      /* where the size stands that was asked for, then what was given */
+	__u64 bytes;	      /* with size_at 0: what was asked for, and given */
 	__u64 was, was_bytes; /* realloc: what it is of */
 	__u64 begin;
 	struct carrier_owner owner;
@@ -68,6 +69,25 @@ static __always_inline __u32 index_of(__u64 who, __u64 cookie, bool sys, bool sb
 	if (!(cookie & CARRIER_CALL_BY_NUMBER) && read_user(&alloc, 4, who + carrier.alloc_no))
 		count(COUNT_READ_FAILED);
 	return (alloc & (CARRIER_ALLOCS - 1)) * 4 + (sys ? 2 : 0) + (sbc ? 1 : 0);
+}
+
+/* Instances by address: their allocators' numbers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u32);
+} carrier_allctrs SEC(".maps");
+
+/* The instance that the caller has in a register; 0: it is no allocator. */
+static __always_inline __u64 allctr_of(const struct pt_regs *regs)
+{
+	__u64 v[6] = { regs->bx, regs->bp, regs->r12, regs->r13, regs->r14, regs->r15 };
+
+	for (int i = 0; i < 6; i++)
+		if (bpf_map_lookup_elem(&carrier_allctrs, &v[i]))
+			return v[i];
+	return 0;
 }
 
 static __always_inline struct carrier_weight *weight_get(const struct carrier_owner *owner)
@@ -197,7 +217,7 @@ static int carrier_asked(struct pt_regs *regs, __u64 cookie)
 	/* all at once: an offset into the registers that is computed is refused */
 	__u64 who = regs->di, a1 = regs->si, a2 = regs->dx, a3 = regs->cx, header = 0;
 	__u32 tid = tid_of(bpf_get_current_pid_tgid());
-	__u32 call = (__u32)cookie & (CARRIER_CALL_BY_NUMBER - 1);
+	__u32 call = (__u32)cookie & CARRIER_CALL_MASK;
 	struct carrier_open open = { .begin = bpf_ktime_get_ns(), .call = call };
 	struct thread *t = thread_get(tid);
 	bool sys = call >= CARRIER_CALL_SYS_ALLOC, sbc;
@@ -205,7 +225,25 @@ static int carrier_asked(struct pt_regs *regs, __u64 cookie)
 	count(COUNT_HITS);
 	if (!t)
 		return 1;
-	if (call == CARRIER_CALL_MSEG_REALLOC || call == CARRIER_CALL_SYS_REALLOC) {
+	if (cookie & CARRIER_CALL_BY_CALLER) {
+		bool aligned = who != 0;
+
+		who = allctr_of(regs);
+		if (!who)
+			return 1;
+		if (call == CARRIER_CALL_SYS_REALLOC) {
+			open.was = aligned ? a1 : a2;
+			open.bytes = aligned ? a2 : a3;
+			read_user(&header, 8, open.was);
+			open.was_bytes = aligned ? a3 : header & ~7ULL;
+			open.index = index_of(who, cookie, true, header & HEADER_SBC);
+		} else {
+			open.bytes = aligned ? a1 : a2;
+			open.index = index_of(who, cookie, true, !aligned);
+			owner_find(regs, &open, t, tid);
+			open.begin = bpf_ktime_get_ns();
+		}
+	} else if (call == CARRIER_CALL_MSEG_REALLOC || call == CARRIER_CALL_SYS_REALLOC) {
 		open.was = a1;
 		open.size_at = sys ? a2 : a3;
 		open.was_bytes = sys ? a3 : a2;
@@ -241,8 +279,14 @@ static int carrier_given(struct pt_regs *regs, __u64 cookie)
 		sum = bpf_map_lookup_elem(&carrier_sums, &index);
 		if (sum)
 			add(open->was ? &sum->failed_resizes : &sum->failed, 1);
+	} else if (!open->size_at) {
+		bytes = open->bytes;
 	} else if (read_user(&bytes, 8, open->size_at)) {
 		count(COUNT_READ_FAILED);
+		addr = 0;
+	}
+	if (!addr) {
+		/* counted already */
 	} else if (open->was) {
 		resized(open, addr, bytes);
 	} else {
@@ -260,7 +304,7 @@ int carrier_gone(struct pt_regs *regs)
 {
 	__u64 who = regs->di, addr = regs->si, bytes = regs->dx, header = 0;
 	__u64 cookie = bpf_get_attach_cookie(regs);
-	bool sys = (cookie & (CARRIER_CALL_BY_NUMBER - 1)) == CARRIER_CALL_SYS_DEALLOC;
+	bool sys = (cookie & CARRIER_CALL_MASK) == CARRIER_CALL_SYS_DEALLOC;
 
 	if (!is_target(bpf_get_current_pid_tgid()))
 		return 0;

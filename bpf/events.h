@@ -530,6 +530,7 @@ enum carrier_cookie { /* what a probe's function is */
 		      CARRIER_CALL_SYS_REALLOC,
 		      CARRIER_CALL_SYS_DEALLOC,
 		      CARRIER_CALL_BY_NUMBER = 8, /* its first argument is the allocator's number */
+		      CARRIER_CALL_BY_CALLER = 16, /* see struct vm_carrier_functions */
 };
 
 struct carrier_config {
@@ -537,6 +538,8 @@ struct carrier_config {
 	__u32 pad;
 	__u64 mseg_2pow; /* flag of mseg_alloc: a multiblock carrier */
 };
+
+#define CARRIER_CALL_MASK 7
 
 #define CARRIER_ALLOCS 16 /* allocators, a power of two */
 /* By allocator, whether by sys_alloc (else mseg), whether for a single block. */

@@ -34,7 +34,10 @@
  *
  * Then the function is hardly ever called, but what it calls is. So of the functions that go to
  * mseg with the allocator's own options (Allctr_t.mseg_opt) the one that they call is
- * taken. Others are said to be copied when something refers to them that reads the pointer.
+ * taken. The others are copied when something refers to them that reads the pointer. Of
+ * those that go to malloc the two functions are taken that they call, for memory with an
+ * alignment and without: these know no allocator, but who called them does, and counts the call
+ * in its Allctr_t afterwards, so that it must have kept its address.
  */
 #include "erts/functions.h"
 
@@ -393,30 +396,33 @@ static bool uses_offset(const struct text *t, const struct image_function *f, in
 	return false;
 }
 
-/* The one function that `f` calls directly, or NULL if there are several or none. */
-static const struct image_function *only_callee(const struct text *t,
-						const struct image_function *f)
+/* The functions of .text that `f` calls directly (the PLT is outside): how many, and at
+ * most `max` of them. */
+static size_t callees_find(const struct text *t, const struct image_function *f,
+			   const struct image_function **out, size_t max)
 {
-	const struct image_function *found = NULL;
-	size_t from, to;
+	size_t from, to, n = 0;
 
 	if (!extent(t, f, &from, &to))
-		return NULL;
+		return 0;
 	for (size_t i = from; i + 5 <= to; i++) {
 		const struct image_function *callee;
-		size_t a, b;
+		size_t a, b, k = 0;
 
 		if (t->v[i] != 0xe8)
 			continue;
 		callee = image_function_at(t->functions, relative(t, i + 1));
-		if (!callee || callee->start != relative(t, i + 1) || !extent(t, callee, &a, &b) ||
-		    callee == found)
-			continue; /* the PLT is outside of .text */
-		if (found)
-			return NULL;
-		found = callee;
+		if (!callee || callee->start != relative(t, i + 1) || !extent(t, callee, &a, &b))
+			continue;
+		while (k < n && k < max && out[k] != callee)
+			k++;
+		if (k < n && k < max)
+			continue;
+		if (n < max)
+			out[n] = callee;
+		n++;
 	}
-	return found;
+	return n;
 }
 
 /* Does it read the pointer `offset` behind a register: mov, cmp, an indirect call? */
@@ -456,7 +462,7 @@ static bool is_copied(const struct text *t, const struct image_function *f, int3
 }
 
 static bool add(struct vm_carrier_functions *out, const struct image_function *f,
-		enum carrier_call call, bool by_number)
+		enum carrier_call call, bool by_number, bool by_caller)
 {
 	if (out->n == VM_CARRIER_FUNCTIONS_MAX)
 		return false;
@@ -464,6 +470,7 @@ static bool add(struct vm_carrier_functions *out, const struct image_function *f
 	out->v[out->n].size = f->size;
 	out->v[out->n].call = call;
 	out->v[out->n].by_number = by_number;
+	out->v[out->n].by_caller = by_caller;
 	out->n++;
 	return true;
 }
@@ -477,20 +484,27 @@ struct carrier_pointer {
 static bool function_add(struct text *t, struct vm_carrier_functions *out,
 			 const struct carrier_pointer *p, uint64_t addr)
 {
-	const struct image_function *f = image_function_at(t->functions, addr), *callee = NULL;
+	const struct image_function *f = image_function_at(t->functions, addr), *callee[2];
 	struct layout_field options = t->vm->layout->Allctr_t__mseg_opt;
-	bool good = f && f->start == addr && layout_has(p->counter) &&
-		    uses_offset(t, f, p->counter.offset);
+	bool mseg = p->call <= CARRIER_MSEG_DEALLOC;
 
-	if (good && p->call <= CARRIER_MSEG_DEALLOC && layout_has(options) &&
-	    uses_offset(t, f, options.offset)) {
-		callee = only_callee(t, f);
-		good = callee != NULL;
+	if (!f || f->start != addr || !layout_has(p->counter) ||
+	    !uses_offset(t, f, p->counter.offset))
+		goto no;
+	if (mseg && layout_has(options) && uses_offset(t, f, options.offset)) {
+		if (callees_find(t, f, callee, 2) == 1 && add(out, callee[0], p->call, true, false))
+			return true;
+		goto no;
 	}
-	if (good && !callee && is_copied(t, f, p->offset))
+	if (is_copied(t, f, p->offset)) {
+		if (!mseg && p->call != CARRIER_SYS_DEALLOC && callees_find(t, f, callee, 2) == 2)
+			return add(out, callee[0], p->call, false, true) &&
+			       add(out, callee[1], p->call, false, true);
 		out->copied |= 1u << p->call;
-	if (good && add(out, callee ? callee : f, p->call, callee != NULL))
+	}
+	if (add(out, f, p->call, false, false))
 		return true;
+no:
 	if (!out->refused++)
 		snprintf(out->why, sizeof(out->why),
 			 "an allocator's %s leads to 0x%" PRIx64 ", which is no such function",

@@ -23,8 +23,15 @@ _Static_assert((int)CARRIER_CALL_MSEG_ALLOC == (int)CARRIER_MSEG_ALLOC &&
 	       "cookies are calls");
 _Static_assert(CARRIER_ALLOCS >= ALLOC_TYPES, "every allocator has sums");
 
+struct instance { /* of an allocator */
+	uint64_t addr;
+	uint32_t type;
+};
+
 struct carrier_set {
 	struct set set;
+	struct instance *instances;
+	size_t n_instances;
 	struct carriers_bpf *skel;
 	struct uprobe probes[VM_CARRIER_FUNCTIONS_MAX];
 	size_t n;
@@ -65,7 +72,19 @@ static void carriers_close(struct set *set)
 {
 	carriers_detach(set);
 	carriers_bpf__destroy(self(set)->skel);
+	free(self(set)->instances);
 	free(set);
+}
+
+static int instances_keep(struct carrier_set *c, const struct allocators *a)
+{
+	c->instances = calloc(a->n_inst ? a->n_inst : 1, sizeof(*c->instances));
+	if (!c->instances)
+		return -ENOMEM;
+	for (size_t i = 0; i < a->n_inst; i++)
+		c->instances[c->n_instances++] =
+			(struct instance){ a->inst[i].addr, a->inst[i].type };
+	return 0;
 }
 
 static void copied_notice(struct carrier_set *c, unsigned copied)
@@ -96,7 +115,7 @@ static int probes_find(struct carrier_set *c, struct error *err)
 	struct vm *vm = session_vm(c->set.session);
 	const struct residency *res;
 	struct vm_carrier_functions f;
-	struct allocators *a;
+	struct allocators *a = NULL;
 	int ret;
 
 	if (!vm)
@@ -105,10 +124,11 @@ static int probes_find(struct carrier_set *c, struct error *err)
 	res = vm->res;
 	vm->res = NULL;
 	ret = allocators_read(vm, &a, err);
-	if (!ret) {
+	if (!ret)
 		ret = vm_carrier_functions_find(vm, a, &f, err);
-		allocators_free(a);
-	}
+	if (!ret)
+		ret = instances_keep(c, a);
+	allocators_free(a);
 	vm->res = res;
 	if (ret)
 		return ret;
@@ -121,7 +141,8 @@ static int probes_find(struct carrier_set *c, struct error *err)
 		struct uprobe *p = &c->probes[c->n];
 
 		p->cookie = (uint64_t)f.v[i].call |
-			    (f.v[i].by_number ? (uint64_t)CARRIER_CALL_BY_NUMBER : 0);
+			    (f.v[i].by_number ? (uint64_t)CARRIER_CALL_BY_NUMBER : 0) |
+			    (f.v[i].by_caller ? (uint64_t)CARRIER_CALL_BY_CALLER : 0);
 		ret = places_probe(&c->set, f.v[i].addr, f.v[i].size,
 				   carrier_call_name(f.v[i].call), needs[f.v[i].call], p, err);
 		if (ret < 0)
@@ -150,6 +171,7 @@ static int load(struct carrier_set *c, struct error *err)
 	bpf_map__set_max_entries(c->skel->maps.carrier_calls,
 				 session_threads(c->set.session) * 2 + 128);
 	bpf_map__set_max_entries(c->skel->maps.carrier_live, LIVE_MAX);
+	bpf_map__set_max_entries(c->skel->maps.carrier_allctrs, (uint32_t)c->n_instances + 1);
 	bpf_map__set_max_entries(c->skel->maps.carrier_owners, OWNERS_MAX);
 	p = programs(c);
 	uprobes_prepare(&p);
@@ -157,6 +179,10 @@ static int load(struct carrier_set *c, struct error *err)
 	if (!ret &&
 	    bpf_map_update_elem(bpf_map__fd(c->skel->maps.carrier_owners), &nobody, &none, BPF_ANY))
 		ret = -errno;
+	for (size_t i = 0; !ret && i < c->n_instances; i++)
+		if (bpf_map_update_elem(bpf_map__fd(c->skel->maps.carrier_allctrs),
+					&c->instances[i].addr, &c->instances[i].type, BPF_ANY))
+			ret = -errno;
 	if (!ret)
 		ret = places_thin(c->skel->maps.place_limits, 0);
 	return ret ? set_failed(err, ret, "setting up the tables of") : 0;
