@@ -142,6 +142,36 @@ static int prepare(struct profile *p)
 	return 0;
 }
 
+const char *frame_cut_name(uint64_t addr)
+{
+	static const char *const names[] = {
+		"complete",
+		"address in no known module",
+		"no unwind rule",
+		"stack memory not readable",
+		"stack pointer does not advance",
+		"too deep",
+		"start of the Erlang stack not known",
+		"Erlang stack without normal_exit",
+		"current function not known",
+		[FRAME_CUT_THINNED] = "only the leaf was taken",
+	};
+
+	addr &= 0xff;
+	return addr < sizeof(names) / sizeof(names[0]) ? names[addr] : "unknown";
+}
+
+bool profile_stack_thinned(const struct profile_stack *s)
+{
+	size_t i;
+
+	for (i = 0; i < s->n; i++)
+		if (s->frames[i].kind == FRAME_CUT &&
+		    (s->frames[i].addr & 0xff) == FRAME_CUT_THINNED)
+			return true;
+	return false;
+}
+
 int64_t weight_add(int64_t a, int64_t b)
 {
 	int64_t sum;

@@ -29,8 +29,10 @@ enum frame_kind {
 	FRAME_LABEL,  /* root label: process or thread role; text only */
 };
 
+#define FRAME_CUT_THINNED 9 /* see frame_cut_name() */
+
 struct frame {
-	uint64_t addr; /* exact for the leaf, return address for the others */
+	uint64_t addr; /* exact for the leaf, return address for the others; FRAME_CUT: why */
 	uint8_t kind;  /* enum frame_kind */
 };
 
@@ -78,6 +80,11 @@ void profile_sort(struct profile *p);
 /* Sum of the stacks' weights and of what has no stack. Sums stop at the ends of
  * int64_t instead of wrapping. */
 int64_t profile_total(const struct profile *p);
+/* Why a stack was cut, by the low 8 bits of a FRAME_CUT's address. The numbers are in
+ * recordings: they stay. */
+const char *frame_cut_name(uint64_t addr);
+/* Was only the leaf taken, to stay within the budget? */
+bool profile_stack_thinned(const struct profile_stack *s);
 /* a + b, which stops at the ends of int64_t instead of wrapping. */
 int64_t weight_add(int64_t a, int64_t b);
 /* Is the address of frame i that of an instruction, and not a return address?

@@ -58,7 +58,7 @@ static const struct {
 	{ FRAME_LIBRARY, "b", "#8fd3c4", "library" },
 	{ FRAME_KERNEL, "k", "#d8c2f0", "kernel" },
 	{ FRAME_NATIVE, "u", "#f4f4f4", "unknown" },
-	{ FRAME_CUT, "x", "#e8e8e8", "cut, repeated, joined" },
+	{ FRAME_CUT, "x", "#e8e8e8", "cut, thinned, repeated, joined" },
 };
 
 #define N_KINDS (sizeof(kinds) / sizeof(kinds[0]))
@@ -246,14 +246,14 @@ static void put_numbers(FILE *to, const struct profile_report *r, uint64_t narro
 {
 	const struct profile *p = r->profile;
 	char total[32], other[32];
-	double share = r->events ? 100.0 * (double)r->complete / (double)r->events : 0;
+	char events[160];
 
-	fprintf(to, "%s%s in %zu different stacks, width is %s; %.1f%% of events reach the root",
+	fprintf(to, "%s%s in %zu different stacks, width is %s; %s",
 		weight_format(total, sizeof(total), p, r->total),
 		r->gross			 ? " (gross)"
 		: strcmp(p->kind, "growth") == 0 ? " net"
 						 : "",
-		r->n_stacks, p->unit, share);
+		r->n_stacks, p->unit, events_text(events, sizeof(events), r));
 	if (r->negative)
 		fprintf(to, "; not drawn: %s given back",
 			weight_format(other, sizeof(other), p, r->negative));

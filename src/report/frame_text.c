@@ -32,7 +32,7 @@ char *frame_text(char *buf, size_t size, const struct symbols *symbols,
 		snprintf(buf, size, "(the frames before, %" PRIu64 " times more)", f->addr);
 		return buf;
 	case FRAME_CUT:
-		snprintf(buf, size, "(cut: the rest could not be walked)");
+		snprintf(buf, size, "(cut: %s)", frame_cut_name(f->addr));
 		return buf;
 	case FRAME_JOINED:
 		snprintf(buf, size, "(on behalf of the process)");

@@ -73,6 +73,22 @@ const char *frame_kind_name(enum frame_kind kind)
 	return "unknown";
 }
 
+char *events_text(char *buf, size_t size, const struct profile_report *r)
+{
+	uint64_t walked = r->events - r->thinned;
+	int n = 0;
+
+	*buf = '\0';
+	if (walked)
+		n = snprintf(buf, size,
+			     "%.1f%% of %" PRIu64 " events with a stack reach their root",
+			     100.0 * (double)r->complete / (double)walked, walked);
+	if (r->thinned && n >= 0 && (size_t)n < size)
+		snprintf(buf + n, size - (size_t)n, "%sof %" PRIu64 " only the leaf was taken",
+			 n ? "; " : "", r->thinned);
+	return buf;
+}
+
 char *weight_format(char *buf, size_t size, const struct profile *p, int64_t weight)
 {
 	if (strcmp(p->unit, "bytes") == 0)
@@ -156,7 +172,10 @@ static void name_of(char *buf, size_t size, const struct frame *f, const struct 
 		snprintf(buf, size, "[repeated]");
 		return;
 	case FRAME_CUT:
-		snprintf(buf, size, "[cut]");
+		if ((f->addr & 0xff) == FRAME_CUT_THINNED)
+			snprintf(buf, size, "[thinned]");
+		else
+			snprintf(buf, size, "[cut: %s]", frame_cut_name(f->addr));
 		return;
 	case FRAME_JOINED:
 		snprintf(buf, size, "[joined]");
@@ -301,6 +320,7 @@ static int add_stack(struct profile_report *r, const struct profile_stack *s,
 	r->total = weight_add(r->total, out->weight);
 	r->events += s->count;
 	r->complete += s->complete ? s->count : 0;
+	r->thinned += profile_stack_thinned(s) ? s->count : 0;
 	return 0;
 }
 

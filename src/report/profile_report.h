@@ -80,6 +80,7 @@ struct profile_report {
 	int64_t negative;  /* sum of those that are not drawn, <= 0 */
 	uint64_t events;   /* sum of the stacks' counts, without those of the base */
 	uint64_t complete; /* of them, those whose stack reached its root */
+	uint64_t thinned;  /* and those of which only the leaf was taken */
 
 	struct report_index *index; /* private */
 };
@@ -112,6 +113,9 @@ struct profile_sum *profile_sums(const struct profile_report *r, enum sum_by by,
 
 /* One word for a kind of frame: "Erlang", "runtime", "NIF" ... */
 const char *frame_kind_name(enum frame_kind kind);
+/* How many of the events were walked to their root: "99.2% of 4099 events with a stack
+ * reach their root; of 291395 only the leaf was taken". Returns `buf`. */
+char *events_text(char *buf, size_t size, const struct profile_report *r);
 /* A weight with its unit, at most 31 characters: "12.1 MiB", "-3 samples", "1.20 s". */
 char *weight_format(char *buf, size_t size, const struct profile *p, int64_t weight);
 

@@ -296,7 +296,9 @@ static void put_stack(FILE *to, const struct view_profile *p, const struct repor
 	fprintf(to, "<details><summary>%s, %s%s: ",
 		weight_format(weight, sizeof(weight), p->profile, s->weight),
 		share_text(part, sizeof(part), s->weight, r->total),
-		s->source->complete ? "" : " [cut]");
+		s->source->complete		   ? ""
+		: profile_stack_thinned(s->source) ? " [thinned]"
+						   : " [cut]");
 	xml_string(to, s->source->label && *s->source->label ? s->source->label : "(no process)");
 	fputs("</summary><pre>", to);
 	for (i = s->n; i-- > 0;) {

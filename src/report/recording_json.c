@@ -88,14 +88,14 @@ static json_t *profile_json(const struct view_profile *p)
 						      "complete", (int)s->source->complete,
 						      "frames", frames));
 	}
-	return json_pack("{s:s,s:s,s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "kind", p->profile->kind,
-			 "unit", p->profile->unit, "total", (json_int_t)r->total, "without_stack",
-			 (json_int_t)p->profile->without_stack, "lost_events",
+	return json_pack("{s:s,s:s,s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "kind",
+			 p->profile->kind, "unit", p->profile->unit, "total", (json_int_t)r->total,
+			 "without_stack", (json_int_t)p->profile->without_stack, "lost_events",
 			 number(p->profile->lost_events), "lost_stacks",
 			 number(p->profile->lost_stacks), "events", number(r->events),
-			 "events_complete", number(r->complete), "by_process",
-			 sums_json(p, SUM_PROCESS, "process"), "by_library",
-			 sums_json(p, SUM_LIBRARY, "library"), "stacks", list);
+			 "events_complete", number(r->complete), "events_thinned",
+			 number(r->thinned), "by_process", sums_json(p, SUM_PROCESS, "process"),
+			 "by_library", sums_json(p, SUM_LIBRARY, "library"), "stacks", list);
 }
 
 static json_t *counters_json(const struct recording *r)

@@ -99,7 +99,9 @@ static void stack_lines(FILE *to, const struct view_profile *p, const struct rep
 	fprintf(to, "\n%3zu. %s  %s%s", number,
 		weight_format(weight, sizeof(weight), p->profile, s->weight),
 		share_text(part, sizeof(part), s->weight, r->total),
-		s->source->complete ? "" : "  [cut]");
+		s->source->complete		   ? ""
+		: profile_stack_thinned(s->source) ? "  [thinned]"
+						   : "  [cut]");
 	line_text(to, 2, label_of(s), strlen(label_of(s)), opts->verbose ? 0 : opts->columns - 32);
 	/* leaf first; the label is above already */
 	for (i = s->n; i-- > 0;) {
@@ -163,16 +165,13 @@ static void profile_head(FILE *to, const struct recording_view *v, const struct 
 			 const struct recording_text_opts *opts)
 {
 	const struct profile_report *r = p->report;
-	char total[32];
+	char total[32], events[160];
 
-	fprintf(to, "\n%s: %s%s in %zu stacks", p->profile->kind,
+	fprintf(to, "\n%s: %s%s in %zu stacks\n", p->profile->kind,
 		weight_format(total, sizeof(total), p->profile, r->total),
 		v->filtered ? " (filtered)" : "", r->n_stacks);
 	if (r->events)
-		fprintf(to, "; %.1f%% of %llu events reach their root",
-			100.0 * (double)r->complete / (double)r->events,
-			(unsigned long long)r->events);
-	fputc('\n', to);
+		fprintf(to, "%s.\n", events_text(events, sizeof(events), r));
 	if (strcmp(p->profile->kind, "growth") == 0 && !v->filtered)
 		growth_sums(to, v->recording, opts);
 	else if (p->profile->without_stack && !v->filtered)

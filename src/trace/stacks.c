@@ -214,20 +214,7 @@ size_t stack_frames(const struct stacks *s, const struct stack *k, struct frame 
 	return n;
 }
 
-const char *stack_cut_name(unsigned cut)
-{
-	static const char *const names[CUT_N] = {
-		[CUT_NONE] = "complete",
-		[CUT_NO_MODULE] = "address in no known module",
-		[CUT_NO_RULE] = "no unwind rule",
-		[CUT_READ] = "stack memory not readable",
-		[CUT_LOOP] = "stack pointer does not advance",
-		[CUT_DEPTH] = "too deep",
-		[CUT_NO_E] = "start of the Erlang stack not known",
-		[CUT_NO_ROOT] = "Erlang stack without normal_exit",
-		[CUT_NO_CODE] = "current function not known",
-		[CUT_THINNED] = "only the leaf was taken",
-	};
-
-	return cut < CUT_N && names[cut] ? names[cut] : "unknown";
-}
+/* the numbers that recordings hold: frame_cut_name() */
+_Static_assert(CUT_NO_MODULE == 1 && CUT_NO_E == 6 && CUT_THINNED == FRAME_CUT_THINNED &&
+		       CUT_N == FRAME_CUT_THINNED + 1,
+	       "reasons for a cut");

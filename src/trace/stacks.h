@@ -60,7 +60,4 @@ uint32_t owner_get(struct stacks *s, uint64_t stack, uint64_t process, uint32_t 
 /* The stack as raw frames; `out` has room for STACK_FRAMES. Returns their number. */
 size_t stack_frames(const struct stacks *s, const struct stack *k, struct frame *out);
 
-/* Why a stack is cut, in words. */
-const char *stack_cut_name(unsigned cut);
-
 #endif

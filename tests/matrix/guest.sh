@@ -36,8 +36,10 @@ say gc
 until_lines 4
 sleep 2
 run check /test/beamray check -p $node
+resident() { awk '/^Rss:/ { sum += $2 } END { print sum * 1024 }' /proc/$node/smaps >>$out/smaps; }
+resident
 run memory /test/beamray memory -p $node --json
-awk '/^Rss:/ { sum += $2 } END { print sum * 1024 }' /proc/$node/smaps >$out/smaps
+resident
 say nif truth
 # Leaks on, in small steps, through what follows.
 (

@@ -47,7 +47,7 @@ static json_t *frame_json(const struct profile_stack *s, size_t i)
 		return json_sprintf("n:0x%" PRIx64 "@%s", im ? f->addr - image_bias(im) : f->addr,
 				    im ? image_name(im) : "");
 	case FRAME_CUT:
-		return json_sprintf("cut:%s", stack_cut_name((unsigned)f->addr & 0xff));
+		return json_sprintf("cut:%s", frame_cut_name(f->addr));
 	case FRAME_KERNEL:
 		return json_sprintf("k:0x%" PRIx64, f->addr);
 	case FRAME_JOINED:
@@ -166,7 +166,7 @@ static json_t *result(struct session *s, const struct profile *p)
 			notice = st.sets[i].notice;
 	session_growth_sum(s, &sum);
 	for (unsigned i = 1; i < CUT_N; i++)
-		json_object_set_new(cuts, stack_cut_name(i),
+		json_object_set_new(cuts, frame_cut_name(i),
 				    json_integer((json_int_t)st.count[COUNT_CUT + i]));
 	return json_pack(
 		"{s:o,s:o,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},"
