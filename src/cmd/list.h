@@ -54,8 +54,8 @@ struct list_what {
 	int (*collect)(struct list_run *run, struct error *err);
 };
 
-extern const struct list_what list_ets, list_nifs, list_resources, list_allocators, list_binaries,
-	list_ports, list_processes, list_schedulers, list_memory, list_atoms, list_modules,
-	list_literals, list_persistent_terms, list_native, list_lost;
+extern const struct list_what list_ets, list_pins, list_carriers, list_nifs, list_resources,
+	list_allocators, list_binaries, list_ports, list_processes, list_schedulers, list_memory,
+	list_atoms, list_modules, list_literals, list_persistent_terms;
 
 #endif

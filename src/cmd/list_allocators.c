@@ -191,12 +191,12 @@ static void figures_add(struct figures *f, const struct alloc_instance *in)
 }
 
 /* What the walk found, by instance. */
-static void residents_add(const struct look *l, struct figures *by_instance)
+static void residents_add(const struct carriers *found, struct figures *by_instance)
 {
 	size_t i;
 
-	for (i = 0; i < l->carriers->n; i++) {
-		const struct carrier *c = &l->carriers->v[i];
+	for (i = 0; i < found->n; i++) {
+		const struct carrier *c = &found->v[i];
 
 		by_instance[c->instance].resident += c->resident;
 		by_instance[c->instance].free_resident += c->free_resident;
@@ -280,9 +280,8 @@ static void figures_merge(struct figures *to, const struct figures *from)
 		t[i] += f[i];
 }
 
-static int cache_fill(struct list_run *run)
+static int cache_fill(struct list_run *run, const struct vm_ranges *r)
 {
-	const struct vm_ranges *r = run->look->ranges;
 	struct table *t = listing_table(run->listing, "cache_hit_rates", cache_columns, C_N);
 	size_t i;
 
@@ -371,11 +370,12 @@ static int collect(struct list_run *run, struct error *err)
 {
 	const struct allocators *a = run->look->allocators;
 	struct figures *f = calloc(a->n_inst ? a->n_inst : 1, sizeof(*f));
+	struct carriers *c = NULL;
+	struct vm_ranges *r = NULL;
 	uint64_t *by_number = NULL;
 	size_t numbers = 0, i, most = 0, torn = 0;
 	int ret = f ? 0 : -ENOMEM;
 
-	(void)err;
 	run->listing->noun = "allocators";
 	for (i = 0; i < a->n_inst; i++) {
 		most = a->inst[i].index > most ? a->inst[i].index : most;
@@ -384,12 +384,16 @@ static int collect(struct list_run *run, struct error *err)
 	by_number = calloc(most + 1, sizeof(*by_number));
 	if (!by_number)
 		ret = -ENOMEM;
+	if (!ret)
+		ret = carriers_walk(run->observer->vm, a, NULL, &c, err);
+	if (!ret)
+		ret = vm_ranges_read(run->observer->vm, &r, err);
 	if (!ret) {
-		residents_add(run->look, f);
+		residents_add(c, f);
 		ret = tables_fill(run, f, by_number, &numbers);
 	}
 	if (!ret)
-		ret = cache_fill(run);
+		ret = cache_fill(run, r);
 	if (!ret)
 		ret = totals_fill(run, by_number, numbers);
 	if (torn)
@@ -398,6 +402,8 @@ static int collect(struct list_run *run, struct error *err)
 			     torn);
 	run->listing->torn += a->unreadable;
 	listing_missing(run->listing, a->unreadable, a->n_inst + a->unreadable);
+	vm_ranges_free(r);
+	carriers_free(c);
 	free(by_number);
 	free(f);
 	return ret;
@@ -407,6 +413,5 @@ const struct list_what list_allocators = {
 	.name = "allocators",
 	.summary = "recon_alloc's figures, and what of them is resident",
 	.sort = "allocated",
-	.look = LIST_WHOLE,
 	.collect = collect,
 };
