@@ -206,6 +206,7 @@ check-long:
 .PHONY: bench
 bench: all $(B)/tests/bench/readv
 	@tests/bench/run.py $(B)/tests/bench/readv
+	@tests/bench/list.py
 
 $(B)/tests/bench/readv: $(B)/tests/bench/readv.o
 	$(say) LINK $@

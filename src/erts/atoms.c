@@ -84,7 +84,8 @@ static int text_add(struct reading *r, uint64_t index)
 		r->heap = heap;
 		r->heap_size = more;
 	}
-	memcpy(r->heap + r->heap_len, raw, (size_t)len);
+	if (len)
+		memcpy(r->heap + r->heap_len, raw, (size_t)len);
 	r->v[r->n++] = (struct text){ (uint32_t)r->heap_len, (uint32_t)index, (uint16_t)len };
 	r->heap_len += (size_t)len;
 	r->out->bytes += (uint64_t)len + r->vm->layout->size_Atom;

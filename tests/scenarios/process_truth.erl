@@ -2,7 +2,7 @@
 %% system_info and the like say inside the node, and processes that are hard to read.
 %% Called through scenario's command `call`; values are terms for its JSON.
 -module(process_truth).
--export([own/0, never/0, process_list/0, make/0, many/1, queue/1, dictionary/1, delays/1, cost/0,
+-export([own/0, has_buffers/0, never/0, process_list/0, make/0, many/1, queue/1, feed/2, dictionary/1, delays/1, cost/0,
          inside/0, make_inside/0, make_atoms/2, spin/1, spin_stop/0,
          churn/1, churn_stop/0]).
 
@@ -115,6 +115,17 @@ after_ready(Held) ->
     Senders = [spawn_monitor(fun() -> [Many ! {I, K, lists:seq(1, 5)} || K <- lists:seq(1, 500)] end)
                || I <- lists:seq(1, 16)],
     [receive {'DOWN', M, process, _, _} -> ok end || {_, M} <- Senders],
+    %% the same to one that does not run: they stay in its buffers, which come with
+    %% contention, or (25 on) when they are asked for
+    Self = self(),
+    Asleep = spawn_opt(fun() -> Self ! {buffers, buffers()}, wait() end,
+                       [{message_queue_data, off_heap}]),
+    receive {buffers, Buffers} -> put(buffers, Buffers) end,
+    timer:sleep(20),
+    true = erlang:suspend_process(Asleep),
+    More = [spawn_monitor(fun() -> [Asleep ! {I, K} || K <- lists:seq(1, 3000)] end)
+            || I <- lists:seq(1, 16)],
+    [receive {'DOWN', M1, process, _, _} -> ok end || {_, M1} <- More],
     %% signals that are no messages, and wait: to one that does not run
     Suspended = spawn(fun wait/0),
     true = erlang:suspend_process(Suspended),
@@ -122,6 +133,17 @@ after_ready(Held) ->
      || I <- lists:seq(1, 50)],
     hibernate(),
     settle(Watcher).
+
+buffers() ->
+    ok = logger:set_primary_config(level, none), % it warns, on our answers' stdout
+    try
+        erts_debug:set_internal_state(available_internal_state, true),
+        erts_debug:set_internal_state(proc_sig_buffers, true) =:= true
+    catch _:_ -> false
+    end.
+
+%% Did the process with many messages in buffers get them?
+has_buffers() -> get(buffers).
 
 settle(Watcher) ->
     case process_info(Watcher, dictionary) of
@@ -150,6 +172,15 @@ queue(N) ->
 
 fill(_, 0) -> ok;
 fill(P, N) -> P ! {N, a}, fill(P, N - 1).
+
+%% A message to that process every millisecond or so, for so many ms; how many.
+feed(Pid, Ms) -> feed(list_to_pid(Pid), erlang:monotonic_time(millisecond) + list_to_integer(Ms), 0).
+
+feed(P, End, N) ->
+    case erlang:monotonic_time(millisecond) < End of
+        true -> P ! {N, a}, timer:sleep(1), feed(P, End, N + 1);
+        false -> N
+    end.
 
 dictionary(N) ->
     Self = self(),
