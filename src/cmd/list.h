@@ -54,6 +54,11 @@ struct list_what {
 	int (*collect)(struct list_run *run, struct error *err);
 };
 
+/* Counters and carriers of one moment; the caller frees both. What is torn or lost
+ * is told to the listing. `reset` is called with opts->arg before another try. */
+int list_walk(struct list_run *run, const struct carriers_opts *opts, void (*reset)(void *arg),
+	      struct allocators **a, struct carriers **c, struct error *err);
+
 extern const struct list_what list_ets, list_pins, list_carriers, list_nifs, list_resources,
 	list_allocators, list_binaries, list_ports, list_processes, list_schedulers, list_memory,
 	list_atoms, list_modules, list_literals, list_persistent_terms;

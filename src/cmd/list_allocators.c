@@ -314,10 +314,9 @@ static int totals_fill(struct list_run *run, const uint64_t *by_number, size_t n
 }
 
 /* All but the tables that need nothing of `f`: figures of every instance. */
-static int tables_fill(struct list_run *run, struct figures *f, uint64_t *by_number,
-		       size_t *numbers)
+static int tables_fill(struct list_run *run, const struct allocators *a, struct figures *f,
+		       uint64_t *by_number, size_t *numbers)
 {
-	const struct allocators *a = run->look->allocators;
 	struct table *t = listing_table(run->listing, "rows", columns, N_COLUMNS);
 	struct table *each = listing_table(run->listing, "fragmentation", instance_columns, I_N);
 	struct figures all = { 0 };
@@ -368,29 +367,29 @@ static int tables_fill(struct list_run *run, struct figures *f, uint64_t *by_num
 
 static int collect(struct list_run *run, struct error *err)
 {
-	const struct allocators *a = run->look->allocators;
-	struct figures *f = calloc(a->n_inst ? a->n_inst : 1, sizeof(*f));
+	struct allocators *a = NULL;
 	struct carriers *c = NULL;
 	struct vm_ranges *r = NULL;
+	struct figures *f = NULL;
 	uint64_t *by_number = NULL;
 	size_t numbers = 0, i, most = 0, torn = 0;
-	int ret = f ? 0 : -ENOMEM;
+	int ret = list_walk(run, NULL, NULL, &a, &c, err);
 
 	run->listing->noun = "allocators";
-	for (i = 0; i < a->n_inst; i++) {
+	for (i = 0; !ret && i < a->n_inst; i++) {
 		most = a->inst[i].index > most ? a->inst[i].index : most;
 		torn += a->inst[i].torn;
 	}
-	by_number = calloc(most + 1, sizeof(*by_number));
-	if (!by_number)
-		ret = -ENOMEM;
-	if (!ret)
-		ret = carriers_walk(run->observer->vm, a, NULL, &c, err);
+	if (!ret) {
+		f = calloc(a->n_inst ? a->n_inst : 1, sizeof(*f));
+		by_number = calloc(most + 1, sizeof(*by_number));
+		ret = f && by_number ? 0 : -ENOMEM;
+	}
 	if (!ret)
 		ret = vm_ranges_read(run->observer->vm, &r, err);
 	if (!ret) {
 		residents_add(c, f);
-		ret = tables_fill(run, f, by_number, &numbers);
+		ret = tables_fill(run, a, f, by_number, &numbers);
 	}
 	if (!ret)
 		ret = cache_fill(run, r);
@@ -400,10 +399,13 @@ static int collect(struct list_run *run, struct error *err)
 		listing_note(run->listing,
 			     "The counters of %zu instances moved all the time: approximate.",
 			     torn);
-	run->listing->torn += a->unreadable;
-	listing_missing(run->listing, a->unreadable, a->n_inst + a->unreadable);
+	if (a) {
+		run->listing->torn += a->unreadable;
+		listing_missing(run->listing, a->unreadable, a->n_inst + a->unreadable);
+	}
 	vm_ranges_free(r);
 	carriers_free(c);
+	allocators_free(a);
 	free(by_number);
 	free(f);
 	return ret;

@@ -133,6 +133,13 @@ static void block_found(void *arg, const struct carrier *c, uint64_t addr, uint6
 	h->v[h->n - 1].slots[slot_of(size)]++;
 }
 
+static void histograms_reset(void *arg)
+{
+	struct histograms *h = arg;
+
+	h->n = 0;
+}
+
 static int by_carrier(const void *a, const void *b)
 {
 	const struct histogram *x = a, *y = b;
@@ -187,9 +194,9 @@ static void row_fill(struct table *t, const char *name, const struct allocators 
 	table_text(t, HISTOGRAM, text);
 }
 
-static int utilisations_fill(struct list_run *run, const struct carriers *c)
+static int utilisations_fill(struct list_run *run, const struct allocators *a,
+			     const struct carriers *c)
 {
-	const struct allocators *a = run->look->allocators;
 	struct table *t = listing_table(run->listing, "utilisation", util_columns, U_N);
 	uint64_t n[ALLOC_TYPES][TENTHS] = { { 0 } }, all[ALLOC_TYPES] = { 0 };
 	size_t i;
@@ -219,7 +226,7 @@ static int utilisations_fill(struct list_run *run, const struct carriers *c)
 
 static int collect(struct list_run *run, struct error *err)
 {
-	const struct allocators *a = run->look->allocators;
+	struct allocators *a = NULL;
 	struct listing *l = run->listing;
 	struct histograms h = { 0 };
 	const struct carriers_opts opts = { .block = block_found, .arg = &h };
@@ -231,7 +238,7 @@ static int collect(struct list_run *run, struct error *err)
 
 	if (!t)
 		return -ENOMEM;
-	ret = carriers_walk(run->observer->vm, a, &opts, &c, err);
+	ret = list_walk(run, &opts, histograms_reset, &a, &c, err);
 	if (ret == 0)
 		ret = h.error;
 	if (h.n)
@@ -245,7 +252,7 @@ static int collect(struct list_run *run, struct error *err)
 		pooled += one->in_pool;
 	}
 	if (ret == 0) {
-		ret = utilisations_fill(run, c);
+		ret = utilisations_fill(run, a, c);
 		listing_fact(l, "carriers", "carriers", COLUMN_COUNT, c->n);
 		listing_fact(l, "size", "of", COLUMN_BYTES, size);
 		listing_fact(l, "in_pool", "in pools", COLUMN_COUNT, pooled);
@@ -255,11 +262,10 @@ static int collect(struct list_run *run, struct error *err)
 				     "%llu carriers changed all the time and are shown by their "
 				     "counters.",
 				     (unsigned long long)c->torn);
-		l->torn += c->torn;
-		listing_missing(l, c->lost_bytes, size + c->lost_bytes);
 	}
 	free(h.v);
 	carriers_free(c);
+	allocators_free(a);
 	return ret;
 }
 

@@ -50,6 +50,7 @@ static int collect(struct list_run *run, struct error *err)
 	const struct carriers_opts opts = { .tags = true };
 	struct table *t = listing_table(l, "rows", columns, N_COLUMNS);
 	struct native_libraries *n = NULL;
+	struct allocators *a = NULL;
 	struct carriers *c = NULL;
 	struct ports *p = NULL;
 	uint64_t bytes = 0;
@@ -59,7 +60,7 @@ static int collect(struct list_run *run, struct error *err)
 	if (!t)
 		return -ENOMEM;
 	l->noun = "libraries";
-	ret = carriers_walk(vm, run->look->allocators, &opts, &c, err);
+	ret = list_walk(run, &opts, NULL, &a, &c, err);
 	if (ret == 0 && ports_read(vm, &p, NULL) == -ENOENT)
 		listing_note(l, "The port table was not found, and drivers are found through it.");
 	if (ret == 0)
@@ -78,12 +79,11 @@ static int collect(struct list_run *run, struct error *err)
 			listing_note(l,
 				     "The list of drivers changed while it was read: some may be "
 				     "missing.");
-		l->torn += c->torn;
-		listing_missing(l, c->lost_bytes, c->bytes + c->lost_bytes);
 	}
 	native_libraries_free(n);
 	ports_free(p);
 	carriers_free(c);
+	allocators_free(a);
 	return ret;
 }
 

@@ -62,6 +62,7 @@ static int collect(struct list_run *run, struct error *err)
 	const struct carriers_opts opts = { .tags = true, .resources = true };
 	struct table *t = listing_table(l, "rows", columns, N_COLUMNS);
 	struct resource_types *r = NULL;
+	struct allocators *a = NULL;
 	struct carriers *c = NULL;
 	const bool tags = has_tags(vm, run->look->allocators);
 	uint64_t live = 0, bytes = 0;
@@ -71,7 +72,7 @@ static int collect(struct list_run *run, struct error *err)
 	if (!t)
 		return -ENOMEM;
 	l->noun = "resource types";
-	ret = carriers_walk(vm, run->look->allocators, &opts, &c, err);
+	ret = list_walk(run, &opts, NULL, &a, &c, err);
 	if (ret == 0)
 		ret = resource_types_read(vm, c, &r, err);
 	if (ret == 0) {
@@ -91,11 +92,10 @@ static int collect(struct list_run *run, struct error *err)
 		if (r->torn)
 			listing_note(l, "The list of resource types changed all the time: some may "
 					"be missing.");
-		l->torn += c->torn;
-		listing_missing(l, c->lost_bytes, c->bytes + c->lost_bytes);
 	}
 	resource_types_free(r);
 	carriers_free(c);
+	allocators_free(a);
 	return ret;
 }
 
