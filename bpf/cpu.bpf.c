@@ -12,8 +12,6 @@
 #include "scheduler.bpf.h"
 #include "unwind.bpf.h"
 
-#define KERNEL_FRAMES 16
-
 /* struct bpf_perf_event_data: its registers are the kernel's struct pt_regs as user
  * space knows it, whose layout does not change. */
 struct sample_context {
@@ -21,28 +19,6 @@ struct sample_context {
 	__u64 orig_ax, ip, cs, flags, sp, ss;
 	__u64 period, addr;
 };
-
-/* Kernel frames go in front. Returns false when there is no way to the user's
- * registers. */
-static __always_inline bool sample_kernel(struct scratch *s, struct sample_context *ctx)
-{
-	struct pt_regs *regs;
-	long got;
-	__u64 n;
-
-	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
-		return false;
-	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	regs_take(s, regs);
-	got = bpf_get_stack(ctx, s->chunk, KERNEL_FRAMES * 8, 0);
-	n = got > 0 ? (__u64)got / 8 : 0;
-	for (__u32 i = 0; i < KERNEL_FRAMES; i++) {
-		if (i >= n)
-			break;
-		emit(s, STACK_WORD(STACK_KERNEL, s->chunk[i] & 0xffffffffffffffULL));
-	}
-	return true;
-}
 
 SEC("perf_event")
 int cpu_sample(struct sample_context *ctx)
@@ -74,7 +50,7 @@ int cpu_sample(struct sample_context *ctx)
 		s->r12 = ctx->r12;
 		s->r13 = ctx->r13;
 		s->r8 = ctx->r8;
-	} else if (!sample_kernel(s, ctx)) {
+	} else if (!kernel_frames(s, ctx)) {
 		return 0;
 	} else {
 		/* perhaps in the fault that brings the stack's next page */

@@ -465,10 +465,19 @@ enum {
 	COUNT_OFF_IDLE_NS
 };
 
+/* Of one thread that is off the processor, or was last. Key: its id. */
+struct offcpu_thread {
+	__u64 since; /* 0: it is on one */
+	__u64 stack; /* 0: none was taken */
+	__u64 process;
+	__u32 idle; /* a scheduler without work */
+	__u32 pad;
+};
+
 struct event_offcpu {
 	struct event e;
 	__u64 stack, process;
-	__u64 ns;
+	__u64 ns; /* weight: of thinned ones a multiple */
 };
 
 #endif

@@ -15,16 +15,6 @@ struct {
 	__type(value, struct sched_thread);
 } sched_threads SEC(".maps");
 
-static __always_inline bool is_task_of_target(struct task_struct *task)
-{
-	struct control *c;
-
-	if (!cfg.ns_ino)
-		return (__u32)task->tgid == cfg.tgid;
-	c = control_get();
-	return c && c->host_tgid && (__u32)task->tgid == c->host_tgid;
-}
-
 static __always_inline void class_set(struct sched_thread *t, __u32 class, __u64 now)
 {
 	if (now > t->since)

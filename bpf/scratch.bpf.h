@@ -12,13 +12,14 @@
 #define SCRATCH_SLOTS 1
 #endif
 
-#define CHUNK_WORDS  64
-#define CHUNK_BYTES  (CHUNK_WORDS * 8)
-#define SCAN_CHUNKS  12 /* leaf part: at most so many chunks of the Erlang stack */
-#define ROOT_CHUNKS  3	/* root part: the last so many */
-#define NATIVE_STEPS 96
-#define CODE_NEAR    20 /* bytes behind a call in which the switch of stacks nearly always is */
-#define CODE_FAR     64 /* and where it is when several calls are made in a row */
+#define CHUNK_WORDS   64
+#define CHUNK_BYTES   (CHUNK_WORDS * 8)
+#define SCAN_CHUNKS   12 /* leaf part: at most so many chunks of the Erlang stack */
+#define ROOT_CHUNKS   3	 /* root part: the last so many */
+#define NATIVE_STEPS  96
+#define KERNEL_FRAMES 16
+#define CODE_NEAR     20 /* bytes behind a call in which the switch of stacks nearly always is */
+#define CODE_FAR      64 /* and where it is when several calls are made in a row */
 
 struct scratch {
 	/* registers of the frame being looked at */

@@ -30,6 +30,17 @@ static __always_inline bool is_target(__u64 id)
 	return true;
 }
 
+/* The same for a task that is not the current one. */
+static __always_inline bool is_task_of_target(struct task_struct *task)
+{
+	struct control *c;
+
+	if (!cfg.ns_ino)
+		return (__u32)task->tgid == cfg.tgid;
+	c = control_get();
+	return c && c->host_tgid && (__u32)task->tgid == c->host_tgid;
+}
+
 static __always_inline __u32 tid_of(__u64 id)
 {
 	return (__u32)id;

@@ -692,6 +692,28 @@ static __always_inline void stack_begin(struct scratch *s)
 	s->out.cut = 0;
 }
 
+/* The kernel's frames go in front, the user's registers are those that the thread
+ * entered the kernel with. False when there is no way to them. */
+static __always_inline bool kernel_frames(struct scratch *s, void *ctx)
+{
+	struct pt_regs *regs;
+	long got;
+	__u64 n;
+
+	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
+		return false;
+	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	regs_take(s, regs);
+	got = bpf_get_stack(ctx, s->chunk, KERNEL_FRAMES * 8, 0);
+	n = got > 0 ? (__u64)got / 8 : 0;
+	for (__u32 i = 0; i < KERNEL_FRAMES; i++) {
+		if (i >= n)
+			break;
+		emit(s, STACK_WORD(STACK_KERNEL, s->chunk[i] & 0xffffffffffffffULL));
+	}
+	return true;
+}
+
 /* Walks from the registers in the scratch area. */
 __noinline int stack_walk(__u32 slot)
 {

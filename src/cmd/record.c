@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "cmd/watch.h"
+#include "cmd/record_trace.h"
 #include "profile/recording.h"
 #include "report/memory.h"
 #include "target/escape.h"
@@ -18,13 +18,15 @@
 #define DEFAULT_SECONDS	 60.0
 #define DEFAULT_INTERVAL 10.0
 #define INTERVAL_MIN	 0.1
+#define FREQUENCY_MAX	 10000
 
 static const char usage[] =
 	"usage: beamray record -p PID -o FILE [-d TIME] [-i TIME] [options]\n"
 	"\n"
 	"Takes a ledger of a node's memory at the start, at every interval and at the\n"
-	"end, traces meanwhile who makes the node grow, and puts it all into one file for\n"
-	"`beamray report` and `beamray diff`. The file is whole at any moment.\n"
+	"end, traces meanwhile who makes the node grow and who uses its processors, and\n"
+	"puts it all into one file for `beamray report` and `beamray diff`. The file is\n"
+	"whole at any moment.\n"
 	"\n"
 	"  -p, --pid PID        the beam.smp process\n"
 	"  -o, --output FILE    the recording; an older recording there is replaced\n"
@@ -32,6 +34,11 @@ static const char usage[] =
 	"  -i, --interval TIME  between two ledgers (default 10s, at least 100ms)\n"
 	"      --growth         who makes it grow: stacks of page faults (on unless\n"
 	"                       --no-uprobes is given)\n"
+	"      --cpu            who uses the processors: samples with stacks, and the exact\n"
+	"                       times of threads (on unless --no-cpu is given)\n"
+	"  -F, --frequency N    samples a second of a thread's CPU time (default 49)\n"
+	"      --offcpu         where threads block: stacks, in time\n"
+	"      --offcpu-min TIME  shorter ones are only summed up (default 1ms)\n"
 	"      --no-uprobes     read only: no tracing, ledgers alone\n"
 	"      --budget SHARE   what tracing may cost, in percent of one core (default 1)\n"
 	"  -v, --verbose        messages of the tracer\n"
@@ -46,6 +53,7 @@ static const char usage[] =
 struct record {
 	struct options o;
 	bool no_uprobes;
+	struct record_trace trace;
 	double budget, interval, duration;
 
 	struct watch w;
@@ -61,8 +69,18 @@ struct record {
 static int take_later(void *to, const char *arg, struct error *err)
 {
 	(void)arg;
-	return error_set(err, EXIT_USAGE, -EINVAL,
-			 "--%s cannot be recorded by this version, --growth can", (const char *)to);
+	return error_set(err, EXIT_USAGE, -EINVAL, "--%s cannot be recorded by this version",
+			 (const char *)to);
+}
+
+static int take_frequency(void *to, const char *arg, struct error *err)
+{
+	int ret = option_number(to, arg, err);
+
+	if (!ret && *(size_t *)to > FREQUENCY_MAX)
+		ret = error_set(err, EXIT_USAGE, -EINVAL, "-F is at most %d a second",
+				FREQUENCY_MAX);
+	return ret;
 }
 
 static void progress(const struct record *c, bool looking)
@@ -152,7 +170,7 @@ static int put_head(struct record *c, struct error *err)
 	if (ret == 0)
 		ret = put_fact(c, "interval_s", err, "%g", c->interval);
 	if (ret == 0)
-		ret = recorder_fact(c->r, "kinds", c->w.session ? "growth" : "", err);
+		ret = recorder_fact(c->r, "kinds", c->trace.kinds, err);
 	if (ret == 0)
 		ret = recorder_fact(c->r, "state", "recording", err);
 	if (ret == 0 && uname(&u) == 0)
@@ -163,7 +181,7 @@ static int put_head(struct record *c, struct error *err)
 	if (ret == 0 && !c->w.session) {
 		char note[700];
 
-		snprintf(note, sizeof(note), "Growth was not traced: %s.", c->w.why);
+		snprintf(note, sizeof(note), "Nothing was traced: %s.", c->w.why);
 		ret = recorder_note(c->r, note, err);
 	}
 	return ret == 0 ? recorder_commit(c->r, err) : ret;
@@ -201,51 +219,9 @@ static int put_look(struct record *c, const struct look *l, const struct ledger 
 	return ret;
 }
 
-static int put_counters(struct record *c, struct error *err)
-{
-	struct session_stats st;
-	const struct set_stats *faults = &st.sets[SET_GROWTH];
-	struct growth_sum growth;
-	size_t i;
-	int ret = 0;
-
-	session_stats(c->w.session, &st);
-	session_growth_sum(c->w.session, &growth);
-	const struct {
-		const char *name;
-		uint64_t value;
-	} v[] = {
-		{ "trace.faults", faults->count[COUNT_HITS] - faults->count[COUNT_SYSCALLS] },
-		{ "trace.syscalls", faults->count[COUNT_SYSCALLS] },
-		{ "trace.stacks", st.count[COUNT_STACKS] },
-		{ "trace.stacks_complete", st.count[COUNT_COMPLETE] },
-		{ "trace.records", st.records },
-		{ "trace.lost_records", st.lost_records },
-		{ "trace.lost_stacks", st.lost_stacks },
-		{ "trace.kernel_bytes", st.kernel_bytes },
-		{ "trace.user_bytes", st.user_bytes },
-		{ "trace.cpu_ppm", (uint64_t)(st.cpu_fraction * 1e6) },
-		{ "trace.thinned", st.thinned },
-		{ "growth.opening", growth.opening },
-		{ "growth.closing", growth.closing },
-		{ "growth.owned", growth.owned },
-		{ "growth.unowned", growth.unowned },
-		{ "growth.moved", growth.moved },
-		{ "growth.released", growth.released },
-		{ "growth.lost", growth.lost },
-	};
-
-	for (i = 0; i < sizeof(v) / sizeof(v[0]) && ret == 0; i++)
-		ret = recorder_counter(c->r, v[i].name, v[i].value, err);
-	if (st.lost_records + st.lost_stacks > st.records / 100)
-		c->incomplete = true;
-	return ret;
-}
-
 /* A look and what belongs to it, one transaction. */
 static int take_look(struct record *c, struct error *err)
 {
-	struct profile *p = NULL;
 	struct ledger *g;
 	struct look *l;
 	int ret;
@@ -254,18 +230,11 @@ static int take_look(struct record *c, struct error *err)
 	ret = watch_look(&c->w, &l, &g, err);
 	if (ret < 0)
 		return ret;
-	if (c->w.session) {
-		ret = watch_growth(&c->w, l, &p, err);
-		if (ret < 0)
-			goto out;
-	}
 	ret = recorder_begin(c->r, err);
 	if (ret == 0)
 		ret = put_look(c, l, g, err);
-	if (ret == 0 && p)
-		ret = recorder_profile(c->r, p, c->w.symbols, false, err);
-	if (ret == 0 && p)
-		ret = put_counters(c, err);
+	if (ret == 0 && c->w.session)
+		ret = record_trace_put(&c->trace, &c->w, l, c->r, err);
 	if (ret == 0)
 		ret = recorder_commit(c->r, err);
 	if (ret == 0) {
@@ -273,8 +242,6 @@ static int take_look(struct record *c, struct error *err)
 		c->rss = g->rss;
 		c->incomplete |= !g->complete;
 	}
-out:
-	profile_free(p);
 	if (!c->first) {
 		c->first = l;
 		c->first_ledger = g;
@@ -319,14 +286,30 @@ static int run_looks(struct record *c, struct error *err)
 	return ret;
 }
 
+/* The target went away between two looks: what was traced since the last one. */
+static int take_rest(struct record *c)
+{
+	struct error err = { 0 };
+	int ret = recorder_begin(c->r, &err);
+
+	if (ret == 0)
+		ret = record_trace_put(&c->trace, &c->w, NULL, c->r, &err);
+	return ret == 0 ? recorder_commit(c->r, &err) : ret;
+}
+
 /* How it ended, as far as it can still be written. */
 static int put_tail(struct record *c, int ret, const struct error *why, struct error *err)
 {
 	const char *state = ret == 0		     ? interrupted ? "interrupted" : "complete"
 			    : why->code == EXIT_GONE ? "target gone"
 						     : "failed";
-	int put = recorder_begin(c->r, err);
+	int put;
 
+	if (ret < 0 && why->code == EXIT_GONE && c->looks && c->w.session)
+		take_rest(c);
+	put = recorder_begin(c->r, err);
+	if (put == 0)
+		put = record_trace_end(&c->trace, &c->w, c->r, err);
 	if (put == 0)
 		put = recorder_fact(c->r, "state", state, err);
 	if (put == 0)
@@ -359,6 +342,8 @@ static int record_all(struct record *c)
 	int ret = watch_open(&c->w, c->o.pid, &opts, &err), put;
 
 	if (ret == 0)
+		record_trace_open(&c->trace, &c->w);
+	if (ret == 0)
 		ret = recorder_create(c->o.output, &c->r, &err);
 	if (ret < 0)
 		return command_fail(&err, ret);
@@ -376,7 +361,7 @@ static int record_all(struct record *c)
 		return command_fail(&err, ret);
 	if (put < 0)
 		return command_fail(&tail, put);
-	return c->incomplete ? EXIT_INCOMPLETE : EXIT_OK;
+	return c->incomplete || c->trace.lost ? EXIT_INCOMPLETE : EXIT_OK;
 }
 
 static int usage_error(const char *text)
@@ -392,11 +377,15 @@ static int run(int argc, char **argv)
 		{ "growth", false, option_flag, NULL },
 		{ "no-uprobes", false, option_flag, &c.no_uprobes },
 		{ "budget", true, option_budget, &c.budget },
-		{ "cpu", false, take_later, "cpu" },
+		{ "cpu", false, option_flag, NULL },
+		{ "no-cpu", false, option_flag, &c.trace.no_cpu },
+		{ "frequency", true, take_frequency, &c.trace.frequency },
+		{ "F", true, take_frequency, &c.trace.frequency },
+		{ "offcpu", false, option_flag, &c.trace.offcpu },
+		{ "offcpu-min", true, option_time, &c.trace.offcpu_min },
 		{ "gc", false, take_later, "gc" },
 		{ "carriers", false, take_later, "carriers" },
 		{ "native", false, take_later, "native" },
-		{ "offcpu", false, take_later, "offcpu" },
 		{ NULL, false, NULL, NULL },
 	};
 	int ret = options_parse(argc, argv, &cmd_record, &c.o, own, NULL);

@@ -89,16 +89,23 @@ void line_text(FILE *to, unsigned indent, const char *text, size_t len, unsigned
 	fprintf(to, "%*s%.*s...\n", (int)indent, "", (int)cut, text);
 }
 
-static void stack_lines(FILE *to, const struct view_profile *p, const struct report_stack *s,
+/* One line of functions, whichever instructions of them it was. */
+struct top {
+	const struct report_stack *stack;
+	int64_t weight;
+};
+
+static void stack_lines(FILE *to, const struct view_profile *p, const struct top *top,
 			size_t number, const struct recording_text_opts *opts)
 {
 	const struct profile_report *r = p->report;
+	const struct report_stack *s = top->stack;
 	size_t most = opts->verbose ? SIZE_MAX : FRAMES_SHOWN, i, shown = 0;
 	char weight[32], part[16];
 
 	fprintf(to, "\n%3zu. %s  %s%s", number,
-		weight_format(weight, sizeof(weight), p->profile, s->weight),
-		share_text(part, sizeof(part), s->weight, r->total),
+		weight_format(weight, sizeof(weight), p->profile, top->weight),
+		share_text(part, sizeof(part), top->weight, r->total),
 		s->source->complete		   ? ""
 		: profile_stack_thinned(s->source) ? "  [thinned]"
 						   : "  [cut]");
@@ -117,30 +124,65 @@ static void stack_lines(FILE *to, const struct view_profile *p, const struct rep
 		fprintf(to, "       and %zu more up to the root (-v)\n", shown - most);
 }
 
+static const struct profile_report *sorted; /* for by_names(): qsort has no argument */
+
+static int by_names(const void *a, const void *b)
+{
+	const struct report_stack *x = ((const struct top *)a)->stack;
+	const struct report_stack *y = ((const struct top *)b)->stack;
+	const struct report_frame *v = sorted->frames;
+
+	if (x->source->complete != y->source->complete)
+		return x->source->complete ? -1 : 1;
+	if (x->n != y->n)
+		return x->n < y->n ? -1 : 1;
+	for (size_t i = 0; i < x->n; i++)
+		if (v[x->first + i].name != v[y->first + i].name)
+			return v[x->first + i].name < v[y->first + i].name ? -1 : 1;
+	return 0;
+}
+
 static int heavier(const void *a, const void *b)
 {
-	const struct report_stack *const *x = a, *const *y = b;
+	const struct top *x = a, *y = b;
 
-	if ((*x)->weight != (*y)->weight)
-		return (*x)->weight > (*y)->weight ? -1 : 1;
-	return *x < *y ? -1 : *x > *y;
+	if (x->weight != y->weight)
+		return x->weight > y->weight ? -1 : 1;
+	return x->stack < y->stack ? -1 : x->stack > y->stack;
+}
+
+/* The stacks with equal names as one; returns how many. */
+static size_t tops_merge(struct top *v, size_t n)
+{
+	size_t to = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		if (to && by_names(&v[to - 1], &v[i]) == 0)
+			v[to - 1].weight += v[i].weight;
+		else
+			v[to++] = v[i];
+	}
+	return to;
 }
 
 static void top_stacks(FILE *to, const struct view_profile *p,
 		       const struct recording_text_opts *opts)
 {
 	const struct profile_report *r = p->report;
-	const struct report_stack **top =
-		calloc(r->n_stacks + 1, sizeof(const struct report_stack *));
-	size_t i, most = opts->verbose ? SIZE_MAX : STACKS_SHOWN;
+	struct top *top = calloc(r->n_stacks + 1, sizeof(*top));
+	size_t i, n = r->n_stacks, most = opts->verbose ? SIZE_MAX : STACKS_SHOWN;
 
-	for (i = 0; top && i < r->n_stacks; i++)
-		top[i] = &r->stacks[i];
-	if (top)
-		qsort((void *)top, r->n_stacks, sizeof(const struct report_stack *), heavier);
-	for (i = 0; top && i < r->n_stacks && i < most && top[i]->weight > 0; i++)
-		stack_lines(to, p, top[i], i + 1, opts);
-	free((void *)top);
+	if (!top)
+		return;
+	for (i = 0; i < n; i++)
+		top[i] = (struct top){ &r->stacks[i], r->stacks[i].weight };
+	sorted = r;
+	qsort(top, n, sizeof(*top), by_names);
+	n = tops_merge(top, n);
+	qsort(top, n, sizeof(*top), heavier);
+	for (i = 0; i < n && i < most && top[i].weight > 0; i++)
+		stack_lines(to, p, &top[i], i + 1, opts);
+	free(top);
 }
 
 static void growth_sums(FILE *to, const struct recording *r, const struct recording_text_opts *opts)
@@ -193,6 +235,8 @@ static void profile_tables(FILE *to, const struct recording_view *v, const struc
 		top_stacks(to, p, opts);
 	sum_table(to, p, SUM_PROCESS, "BY PROCESS", opts);
 	sum_table(to, p, SUM_LIBRARY, "BY LIBRARY", opts);
+	if (strcmp(p->profile->kind, "cpu") == 0 && !v->filtered)
+		usage_text(to, v, opts);
 }
 
 /* ---- all of it -------------------------------------------------------------------- */

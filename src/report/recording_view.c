@@ -287,6 +287,10 @@ int recording_view_open(struct recording_view *v, const char *path, const struct
 		ret = compare_ends(v, err);
 	if (ret == 0)
 		ret = read_profiles(v, opts, err);
+	if (ret == 0)
+		ret = recording_subjects(v->recording, "thread", UINT_MAX, &v->threads, err);
+	if (ret == 0)
+		ret = recording_subjects(v->recording, "cpu", UINT_MAX, &v->processes, err);
 	return ret;
 }
 
@@ -300,6 +304,8 @@ void recording_view_close(struct recording_view *v)
 	for (i = 0; i < v->n_profiles; i++)
 		view_profile_clear(&v->profiles[i]);
 	free(v->profiles);
+	recording_subjects_free(&v->threads);
+	recording_subjects_free(&v->processes);
 	json_decref(v->first);
 	json_decref(v->last);
 	changes_clear(&v->accounts);

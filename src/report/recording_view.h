@@ -40,6 +40,8 @@ struct recording_view {
 	size_t n_ledgers;
 	struct view_profile *profiles;
 	size_t n_profiles;
+	/* what was counted of threads and (by samples) of processes, at the end */
+	struct recording_subjects threads, processes;
 	char why_not[600];    /* there is no profile: why; "" otherwise */
 	json_t *first, *last; /* the documents of those looks; NULL: not readable */
 	/* from the first look to the last */
@@ -74,6 +76,13 @@ json_t *view_document(struct recording *r, unsigned look);
 void view_accounts(struct changes *c, const struct recording_row *rows, size_t n, bool is_b);
 void view_allocators(struct changes *blocks, struct changes *carriers, json_t *document, bool is_b);
 void view_owners(struct changes *c, json_t *document, bool is_b);
+
+/* What threads and processes did with their time: tables, if anything of it was
+ * recorded. */
+struct recording_text_opts;
+void usage_text(FILE *to, const struct recording_view *v, const struct recording_text_opts *opts);
+/* {"threads":[...],"processes":[...]}; a new reference. */
+json_t *usage_json(const struct recording_view *v);
 
 /* ---- the formats ---- */
 

@@ -50,6 +50,12 @@ extern const struct set_class set_growth; /* page faults, and what takes pages a
 extern const struct set_class set_cpu;	  /* processor samples; struct set_cpu_opts */
 extern const struct set_class set_sched;  /* times of threads, see trace/usage.h */
 
+extern const struct set_class set_offcpu; /* blocked time; struct set_offcpu_opts */
+
+struct set_offcpu_opts {
+	uint64_t min_ns; /* shorter ones are only summed up; 0: 1 ms */
+};
+
 struct set_cpu_opts {
 	unsigned frequency;	/* samples per second of a thread's CPU time; 0: 49 */
 	unsigned long_schedule; /* ms from which on a schedule is a long one; 0: 100 */

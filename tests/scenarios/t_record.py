@@ -87,7 +87,33 @@ def check_growth(tap, label, file, took):
               c["growth.owned"] + c["growth.unowned"] + c["growth.moved"] - c["growth.released"])
     tap.equal(label + ": weights are the owned bytes", profile["total"], c["growth.owned"])
     tap.equal(label + ": nothing lost", doc["lost"], {"events": 0, "stacks": 0})
+    check_cpu(tap, label, file)
     check_formats(tap, label, file, profile)
+
+
+def check_cpu(tap, label, file):
+    """Samples and the tables beside them, with their own sums."""
+    doc = beamray("report", file, "-f", "json", "--kind", "cpu").json()
+    tap.ok(label + ": kinds", doc["kinds"] == ["growth", "cpu"], doc["kinds"])
+    states = ("other", "waiting", "scheduling", "process", "gc", "nif", "port")
+    threads, processes = doc["usage"]["threads"], doc["usage"]["processes"]
+    total = sum(t[s] for t in threads for s in states)
+    tap.ok("%s: %d samples in stacks and in threads" % (label, total),
+           total > 0 and total == doc["profile"]["total"] == doc["counters"]["trace.cpu.hits"],
+           (total, doc["profile"]["total"], doc["counters"]["trace.cpu.hits"]))
+    inside = sum(s["weight"] for s in doc["profile"]["stacks"] if s["process"] and
+                 not re.match(r"(scheduler|dirty|aux|poll|async|beam|sys_|erts_)", s["process"]))
+    tap.equal(label + ": processes have the samples that stacks of processes have",
+              sum(p[s] for p in processes for s in states), inside)
+    schedulers = [t for t in threads if t["role"] == 1]
+    tap.ok(label + ": every scheduler has times that make the run",
+           schedulers and all(0 <= t["busy"] <= 1 and abs(
+               sum(t[k] for k in ("running_ns", "preempted_ns", "blocked_ns", "idle_ns")) -
+               1e9 * doc["looks"][-1]["seconds"]) < 3e9 for t in schedulers)
+           if "seconds" in doc["looks"][-1] else bool(schedulers), schedulers)
+    text = beamray("report", file, "--kind", "cpu")
+    tap.ok(label + ": text has the tables", text.code == 0 and "scheduler 1" in text.out and
+           "BUSY" in text.out and all(len(line) <= 80 for line in text.out.splitlines()), text.out)
 
 
 def check_formats(tap, label, file, profile):
@@ -152,7 +178,7 @@ def recorded(tap, release, tmp):
         # What is free already is filled without a fault.
         node("nif", "leak_malloc", 10000, 1000)
         node.settle()
-        recorder = Recorder(node.pid, file, "-d", 6, "-i", 1, "--growth")
+        recorder = Recorder(node.pid, file, "-d", 6, "-i", 1, "--growth", "-F", 997)
         tap.ok(label + ": the first look is there at once", wait_looks(file, 1))
         time.sleep(0.5)
         took = leak(node)
@@ -221,7 +247,7 @@ def without_tracing(tap, tmp):
                "Ledgers only" in run.out, (run.code, run.out, run.err))
         doc = beamray("report", file, "-f", "json").json()
         tap.ok("--no-uprobes: no profile, with the reason", doc["profile"] is None and
-               "not traced" in " ".join(doc["notes"]) and len(doc["looks"]) == 3, doc["notes"])
+               "Nothing was traced" in " ".join(doc["notes"]) and len(doc["looks"]) == 3, doc["notes"])
         run = beamray("report", file, "-f", "folded")
         tap.ok("--no-uprobes: no stacks to fold", run.code == USAGE and one_line(run.err) and
                not run.out, (run.code, run.err))
@@ -276,7 +302,7 @@ def bad_input(tap, tmp, good):
         for args in ([], ["-p", node.pid], ["-o", there], ["-p", node.pid, "-o", "-"],
                      ["-p", node.pid, "-o", there], ["-p", node.pid, "-o", tmp],
                      ["-p", node.pid, "-o", "/dev/null"], ["-p", node.pid, "-o", "/no/such/x"],
-                     ["-p", node.pid, "-o", there + "2", "--cpu"],
+                     ["-p", node.pid, "-o", there + "2", "-F", "0"],
                      ["-p", node.pid, "-o", there + "2", "-i", "1ms"],
                      ["-p", node.pid, "-o", there + "2", "-d", "never"]):
             refused(tap, "record %s" % " ".join("PID" if a == node.pid else str(a).replace(tmp, "")

@@ -22,6 +22,7 @@ LOADS = [
     ("collect", 200, 20000, 12, "scheduler 1", GC),
     ("burn_normal", 1, 300, 6, "scheduler 1", NIF),
     ("burn_dirty", 1, 300, 6, "dirty cpu", NIF),
+    ("nap_normal", 1, 200, 6, "scheduler 1", None),
     ("driver", 100, 10000000, 2, "scheduler 1", PORT),
 ]
 

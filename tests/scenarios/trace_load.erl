@@ -10,7 +10,7 @@
 -export([start/1]).
 -export([leak_normal/2, leak_dirty_cpu/2, leak_dirty_io/2, leak_mmap/2, leak_populate/2,
          leak_realloc/2, leak_new/2, leak_thread/2, no_leak/2, truth/0,
-         burn_normal/2, burn_dirty/2]).
+         burn_normal/2, burn_dirty/2, nap_normal/2, nap_dirty/2]).
 -export([outer/3, middle/3, bottom/3, churn/1, spin/2]).
 
 leak_normal(_, _) -> erlang:nif_error(not_loaded).
@@ -24,6 +24,8 @@ leak_thread(_, _) -> erlang:nif_error(not_loaded).
 no_leak(_, _) -> erlang:nif_error(not_loaded).
 burn_normal(_, _) -> erlang:nif_error(not_loaded).
 burn_dirty(_, _) -> erlang:nif_error(not_loaded).
+nap_normal(_, _) -> erlang:nif_error(not_loaded).
+nap_dirty(_, _) -> erlang:nif_error(not_loaded).
 truth() -> erlang:nif_error(not_loaded).
 
 start([Kind, Nif, Dir | Numbers]) ->
@@ -124,6 +126,8 @@ bottom(slow, Count, Bytes) -> {bottom, leak_normal(Count, Bytes)};
 bottom(deep, Count, Bytes) -> {bottom, deep(Bytes, Count)};
 bottom(burn_normal, Count, Ms) -> {bottom, burn_normal(Count, Ms)};
 bottom(burn_dirty, Count, Ms) -> {bottom, burn_dirty(Count, Ms)};
+bottom(nap_normal, Count, Ms) -> {bottom, nap_normal(Count, Ms)};
+bottom(nap_dirty, Count, Ms) -> {bottom, nap_dirty(Count, Ms)};
 bottom(idle, _, Ms) -> timer:sleep(Ms), {bottom, ok};
 bottom(duty, Share, Ms) -> duty(Share, erlang:monotonic_time(microsecond), Ms * 1000), {bottom, ok};
 bottom(driver, Count, Size) -> driver(Count, binary:copy(<<"beamray ">>, Size div 8)), {bottom, ok};

@@ -219,8 +219,9 @@ int main(int argc, char **argv)
 		kind = "native";
 		ret = session_add(s, &set_native, &native, &err);
 	} else if (!ret) {
-		ret = strcmp(kind, "growth") == 0 ? session_add(s, &set_growth, NULL, &err)
-						  : session_add(s, &set_cpu, &cpu, &err);
+		ret = strcmp(kind, "growth") == 0   ? session_add(s, &set_growth, NULL, &err)
+		      : strcmp(kind, "offcpu") == 0 ? session_add(s, &set_offcpu, NULL, &err)
+						    : session_add(s, &set_cpu, &cpu, &err);
 	}
 	if (!ret && strcmp(kind, "cpu") == 0)
 		ret = session_add(s, &set_sched, NULL, &err);

@@ -274,6 +274,41 @@ ERL_NIF_TERM burn_dirty(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 	return enif_make_uint64(env, burn(ms) | 1);
 }
 
+/* Blocks, on the system's clock; says for how many ns it did. */
+NOINLINE uint64_t nap(unsigned long ms)
+{
+	struct timespec start, now, t = { (time_t)(ms / 1000), (long)(ms % 1000) * 1000000 };
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	nanosleep(&t, NULL);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)(now.tv_sec - start.tv_sec) * 1000000000 +
+	       (uint64_t)(now.tv_nsec - start.tv_nsec);
+}
+
+ERL_NIF_TERM nap_normal(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, ms;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &ms))
+		return enif_make_badarg(env);
+	taken += nap(ms);
+	return enif_make_atom(env, "ok");
+}
+
+ERL_NIF_TERM nap_dirty(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, ms;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &ms))
+		return enif_make_badarg(env);
+	taken += nap(ms);
+	calls++;
+	return enif_make_atom(env, "ok");
+}
+
 ERL_NIF_TERM truth(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
 	(void)argc;
@@ -301,6 +336,8 @@ static ErlNifFunc functions[] = {
 	{ "no_leak", 2, no_leak, 0 },
 	{ "burn_normal", 2, burn_normal, 0 },
 	{ "burn_dirty", 2, burn_dirty, ERL_NIF_DIRTY_JOB_CPU_BOUND },
+	{ "nap_normal", 2, nap_normal, 0 },
+	{ "nap_dirty", 2, nap_dirty, ERL_NIF_DIRTY_JOB_IO_BOUND },
 	{ "truth", 0, truth, 0 },
 };
 
