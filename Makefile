@@ -3,7 +3,8 @@
 #   make                    ./beamray (never touches the package manager)
 #   make deps               install what is missing (apt), or say what to get
 #   make demo | check | check-long
-#   make bench | lint | format | unit | install | uninstall | clean
+#   make bench              speed of looks, cost of tracing; BENCH=--quick for a short one
+#   make lint | format | unit | install | uninstall | clean
 #
 # Configurations live beside each other in build/, so switching costs nothing:
 #   CC=gcc|clang   DEBUG=1   SANITIZE=address,undefined   STATIC=1
@@ -206,6 +207,7 @@ check-long:
 .PHONY: bench
 bench: all $(B)/tests/bench/readv
 	@tests/bench/run.py $(B)/tests/bench/readv
+	@tests/bench/overhead.py $(BENCH)
 	@tests/bench/list.py
 
 $(B)/tests/bench/readv: $(B)/tests/bench/readv.o

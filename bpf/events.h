@@ -357,12 +357,12 @@ struct event_range {
 enum {
 	COUNT_ALLOCS = COUNT_OWN, /* blocks given out, to the library that is wanted */
 	COUNT_FREES,		  /* of blocks that had been noted */
-	COUNT_BEFORE,		  /* freed or moved blocks from before the attach ... */
-	COUNT_BEFORE_BYTES,	  /* ... and what they took */
-	COUNT_UNDRAWN,		  /* freed or moved blocks that had not been drawn */
-	COUNT_MISSED_FREES,	  /* an address was given out twice: its free was not seen */
-	COUNT_FULL_BYTES,	  /* blocks that there was no room for, bytes */
-	COUNT_FAILED,		  /* calls that returned no block */
+	COUNT_BEFORE,	    /* blocks from before the attach that were freed or made smaller ... */
+	COUNT_BEFORE_BYTES, /* ... and what was given back so */
+	COUNT_UNDRAWN,	    /* freed blocks that had not been drawn, or were not wanted */
+	COUNT_MISSED_FREES, /* an address was given out twice: its free was not seen */
+	COUNT_FULL_BYTES,   /* blocks that there was no room for, bytes */
+	COUNT_FAILED,	    /* calls that returned no block */
 };
 
 enum native_kind {		   /* lower half of a probe's cookie; the upper is its number */
@@ -380,7 +380,8 @@ enum native_kind {		   /* lower half of a probe's cookie; the upper is its numbe
 /* A block that is held. Key: its address. */
 struct native_block {
 	__u64 stack, process;
-	__u64 bytes;  /* that it stands for */
+	__u64 bytes;  /* that it stands for; without: */
+	__u64 before; /* bytes that it had before the attach, and was moved with */
 	__u64 blocks; /* that it stands for, in 1/256 */
 	__u32 tid;
 	__u32 epoch; /* see native_control */
@@ -390,7 +391,7 @@ struct native_block {
 struct native_call {
 	__u64 sp;	    /* where its return address is; 0: none */
 	__u64 block, bytes; /* what it was called with: old block or place for the new, size */
-	__u64 before;	    /* an old block from before the attach: its bytes */
+	__u64 before;	    /* bytes of the old block from before the attach */
 	__u32 kind, number; /* enum native_kind */
 	__u64 was_at;	    /* the old block had been noted, and this is what it was */
 	struct native_block was;
@@ -404,6 +405,7 @@ struct native_control {
 	__u32 epoch;	/* blocks of earlier ones do not count */
 	__u32 chunks;	/* glibc: a block's size is in front of it */
 	__u32 n_through, n_wanted;
+	struct code_area server;		 /* code of the file that serves malloc */
 	struct code_area through[NATIVE_RANGES]; /* code that allocates for others */
 	struct code_area wanted[NATIVE_RANGES];	 /* the one library, none: all */
 	__u64 functions[NATIVE_FUNCTIONS];	 /* by number: address of the probe */
@@ -478,6 +480,99 @@ struct event_offcpu {
 	struct event e;
 	__u64 stack, process;
 	__u64 ns; /* weight: of thinned ones a multiple */
+};
+
+/* ---- sets at uprobes that are hit often (bpf/place.bpf.h) ---------------------------- */
+
+/* A bucket lets `burst` stacks through at once and then one every `interval` ns. */
+struct place_limits {
+	__u64 place_interval, place_burst; /* of one place in one process */
+	__u64 cpu_interval, cpu_burst;	   /* of all places on one CPU */
+};
+
+#define LOG2_BUCKETS 40 /* of times: bucket n holds 2^n to 2^(n+1) - 1 ns, the last all above */
+
+/* ---- gc ------------------------------------------------------------------------------ */
+
+/* Offsets and constants of this VM, and what counts as long and large. */
+struct gc_config {
+	__u32 proc_flags, proc_state, proc_gen_gcs, proc_max_gen_gcs;
+	__u32 proc_heap_sz, proc_old_heap, proc_old_hend;
+	__u32 sched_gc_info; /* of ErtsSchedulerData: {reclaimed, collections} */
+	__u64 f_need_fullsweep, f_force_gc, psflg_exiting;
+	__u64 dirty_info; /* address of the same pair of all dirty schedulers; 0: not known */
+	__u64 long_ms, large_words;
+};
+
+/* Collections of one process. Words as the VM counts them. */
+struct gc_sum {
+	__u64 minor, major; /* that were done */
+	__u64 escalated;    /* minor ones that were begun and gave way to a major one */
+	__u64 dirty;	    /* of those that were done, on a dirty scheduler */
+	__u64 delayed;	    /* calls that did not collect */
+	__u64 killed;	    /* of those, the process had reached its max_heap_size */
+	__u64 ns, ns_max;
+	__u64 stack_max;	 /* of the longest one; 0: none was taken */
+	__u64 reclaimed;	 /* words given back ... */
+	__u64 unknown;		 /* ... by all but so many, of which it cannot be told */
+	__u64 heap_before, heap; /* words, both generations, before and after the last one */
+	__u64 heap_max;		 /* largest that a collection left */
+	__u64 long_gc, large_heap;
+	__u32 histogram[LOG2_BUCKETS]; /* of ns */
+};
+
+struct gc_owner {
+	__u64 stack, process; /* both 0: no stack was taken */
+};
+
+struct gc_weight {
+	__u64 count, ns;
+};
+
+/* ---- carriers ------------------------------------------------------------------------ */
+
+enum carrier_cookie { /* what a probe's function is */
+		      CARRIER_CALL_MSEG_ALLOC,
+		      CARRIER_CALL_MSEG_REALLOC,
+		      CARRIER_CALL_MSEG_DEALLOC,
+		      CARRIER_CALL_SYS_ALLOC,
+		      CARRIER_CALL_SYS_REALLOC,
+		      CARRIER_CALL_SYS_DEALLOC,
+		      CARRIER_CALL_BY_NUMBER = 8, /* its first argument is the allocator's number */
+		      CARRIER_CALL_BY_CALLER = 16, /* see struct vm_carrier_functions */
+};
+
+struct carrier_config {
+	__u32 alloc_no; /* offset in Allctr_t */
+	__u32 pad;
+	__u64 mseg_2pow; /* flag of mseg_alloc: a multiblock carrier */
+};
+
+#define CARRIER_CALL_MASK 7
+
+#define CARRIER_ALLOCS 16 /* allocators, a power of two */
+/* By allocator, whether by sys_alloc (else mseg), whether for a single block. */
+#define CARRIER_SUMS (CARRIER_ALLOCS * 4)
+
+struct carrier_sum {
+	__u64 created, created_bytes;
+	__u64 destroyed, destroyed_bytes;
+	__u64 older, older_bytes; /* of those, created before we came */
+	__u64 resized, grown_bytes, shrunk_bytes;
+	__u64 failed, failed_resizes;
+	__u64 untracked;	  /* created, with no room to follow them */
+	__u32 life[LOG2_BUCKETS]; /* ns from creation to destruction */
+};
+
+struct carrier_owner {
+	__u64 stack, process; /* stack 0: none was taken */
+	__u32 tid;	      /* 0 if process is set */
+	__u32 pad;
+};
+
+struct carrier_weight {
+	__u64 created, created_bytes; /* growth of a carrier counts as created bytes */
+	__u64 destroyed, destroyed_bytes;
 };
 
 #endif

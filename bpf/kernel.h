@@ -20,6 +20,8 @@
 /* x86-64; the names have been the same since long before 5.10. <linux/ptrace.h>
  * of user space declares another struct pt_regs, which we never include. */
 struct pt_regs {
+	unsigned long r15;
+	unsigned long r14;
 	unsigned long r13;
 	unsigned long r12;
 	unsigned long bp;

@@ -117,23 +117,28 @@ static __always_inline bool is_drawn(__u64 block, __u64 bytes, __u64 unit)
 	return bytes >= unit || hash * unit < bytes << 32;
 }
 
-/* A block that is not in the map goes. It was there before we came, or it was not
- * drawn. Returns its bytes if the former. */
-static __always_inline __u64 stranger_gone(const struct native_control *c, __u64 block, __u64 bytes)
+static __always_inline void before_gone(__u64 bytes)
 {
-	if (c->n_wanted)
-		return 0; /* or it was another library's */
-	if (!is_drawn(block, bytes, c->unit_top)) {
-		count(COUNT_UNDRAWN);
-		return 0;
-	}
 	count(COUNT_BEFORE);
 	count_add(COUNT_BEFORE_BYTES, bytes);
-	return bytes;
 }
 
-static __always_inline bool block_forget(struct native_control *c, __u64 block)
+/* A block that is not in the map: was it there before we came? Else it was not drawn, or
+ * another library's. */
+static __always_inline bool is_before(const struct native_control *c, __u64 block, __u64 bytes)
 {
+	return bytes && !c->n_wanted && is_drawn(block, bytes, c->unit_top);
+}
+
+/* Takes a block out of the map; what it was goes to `was`. */
+static __always_inline bool block_take(struct native_control *c, __u64 block,
+				       struct native_block *was)
+{
+	struct native_block *b = bpf_map_lookup_elem(&native_blocks, &block);
+
+	if (!b)
+		return false;
+	*was = *b;
 	if (bpf_map_delete_elem(&native_blocks, &block))
 		return false;
 	__sync_fetch_and_add(&c->live, (__u64)-1);
@@ -229,19 +234,16 @@ static __always_inline bool is_inside(const struct native_call *call, __u64 sp)
  * another thread's new block. */
 static __always_inline void old_take(struct native_control *c, struct native_call *call)
 {
-	__u64 block = call->block;
-	struct native_block *b = bpf_map_lookup_elem(&native_blocks, &block);
+	__u64 block = call->block, bytes;
 
-	if (!b) {
-		__u64 bytes = block_bytes(c, block, 0);
-
-		if (bytes && !c->n_wanted && is_drawn(block, bytes, c->unit_top))
-			call->before = bytes;
+	if (block_take(c, block, &call->was)) {
+		call->was_at = block;
+		call->before = call->was.before;
 		return;
 	}
-	call->was = *b;
-	call->was_at = block;
-	block_forget(c, block);
+	bytes = block_bytes(c, block, 0);
+	if (is_before(c, block, bytes))
+		call->before = bytes;
 }
 
 static __always_inline int on_enter(struct pt_regs *regs, __u64 cookie)
@@ -305,13 +307,28 @@ static __always_inline bool block_draw(struct native_control *c, __u64 block, __
 	return true;
 }
 
+/* The call gave no block. A realloc to nothing has freed, another one left all as it was. */
+static __always_inline void no_block(struct native_control *c, const struct native_call *call)
+{
+	if (call->kind == NATIVE_REALLOC && call->block && !call->bytes) {
+		if (call->was_at)
+			count(COUNT_FREES);
+		if (call->before)
+			before_gone(call->before);
+		return;
+	}
+	count(COUNT_FAILED);
+	if (call->was_at)
+		block_note(c, call->was_at, &call->was);
+}
+
 static __always_inline int on_leave(struct pt_regs *regs, __u64 cookie)
 {
 	__u32 tid = tid_of(bpf_get_current_pid_tgid());
 	struct native_call *now = bpf_map_lookup_elem(&native_calls, &tid), call;
 	struct native_control *c = native_get();
 	struct native_block b = {};
-	__u64 block, bytes, old;
+	__u64 block, bytes;
 
 	if (!now || !c || regs->sp != now->sp + 8)
 		return 0; /* a call inside of another, or one that we did not see begin */
@@ -322,28 +339,25 @@ static __always_inline int on_leave(struct pt_regs *regs, __u64 cookie)
 	    ((__u32)block != 0 || read_user(&block, sizeof(block), call.block)))
 		block = 0;
 	if (!block) {
-		count(COUNT_FAILED);
-		if (call.was_at && call.bytes)
-			block_note(c, call.was_at, &call.was); /* it is where it was */
-		else if (call.before && !call.bytes)
-			stranger_gone(c, call.block, call.before);
+		no_block(c, &call);
 		return 0;
 	}
 	bytes = block_bytes(c, block, call.bytes);
-	old = call.before ? stranger_gone(c, call.block, call.before) : 0;
 	if (call.was_at)
 		count(COUNT_FREES);
 	b.tid = tid;
 	b.epoch = c->epoch;
+	/* what it had before we came is no news, and what it has no more is given back */
+	b.before = call.before < bytes ? call.before : bytes;
+	if (call.before > bytes)
+		before_gone(call.before - bytes);
 	if (!block_draw(c, block, bytes, &b)) {
 		count(COUNT_ALLOCS);
 		return 0;
 	}
 	if (!caller_walk(regs, c->functions[call.number & (NATIVE_FUNCTIONS - 1)], c->n_wanted, &b))
 		return 0;
-	/* what it had before we came is no news */
-	if (old)
-		b.bytes = b.bytes > old ? b.bytes - old : 0;
+	b.bytes = b.bytes > b.before ? b.bytes - b.before : 0;
 	count(COUNT_ALLOCS);
 	block_note(c, block, &b);
 	return 0;
@@ -381,29 +395,42 @@ static __always_inline int leave(struct pt_regs *regs, __u64 cookie)
 
 UPROBE_PAIR(native, enter, leave)
 
+/*
+ * Blocks that are not in the map were there before, unless libc itself frees them: a thread
+ * that ends gives back what its cache holds, and that has been freed once already.
+ */
+static __always_inline void freed(struct native_control *c, __u64 block, __u64 return_at)
+{
+	struct native_block was;
+	__u64 bytes, caller = 0;
+
+	if (block_take(c, block, &was)) {
+		count(COUNT_FREES);
+		if (was.before)
+			before_gone(was.before);
+		return;
+	}
+	bytes = block_bytes(c, block, 0);
+	if (!is_before(c, block, bytes)) {
+		count(COUNT_UNDRAWN);
+		return;
+	}
+	read_user(&caller, sizeof(caller), return_at);
+	if (caller < c->server.start || caller >= c->server.end)
+		before_gone(bytes);
+}
+
 SEC("uprobe")
 int native_free(struct pt_regs *regs)
 {
 	__u64 block = regs->di, begin;
 	struct native_control *c = native_get();
-	__u32 tid;
 
 	if (!is_target(bpf_get_current_pid_tgid()))
 		return 0;
 	begin = hit();
-	if (block && c) {
-		if (block_forget(c, block)) {
-			count(COUNT_FREES);
-		} else {
-			struct native_call *now;
-
-			/* realloc(p, 0) frees, and has been seen */
-			tid = tid_of(bpf_get_current_pid_tgid());
-			now = bpf_map_lookup_elem(&native_calls, &tid);
-			if (!is_inside(now, regs->sp))
-				stranger_gone(c, block, block_bytes(c, block, 0));
-		}
-	}
+	if (block && c)
+		freed(c, block, regs->sp + cookie_of(regs));
 	hit_timed(begin);
 	return 0;
 }

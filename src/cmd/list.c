@@ -25,6 +25,8 @@ static const struct list_what *const whats[] = {
 	&list_modules,
 	&list_literals,
 	&list_persistent_terms,
+	&list_native,
+	&list_lost,
 };
 #define N_WHATS (sizeof(whats) / sizeof(whats[0]))
 

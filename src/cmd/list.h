@@ -61,6 +61,6 @@ int list_walk(struct list_run *run, const struct carriers_opts *opts, void (*res
 
 extern const struct list_what list_ets, list_pins, list_carriers, list_nifs, list_resources,
 	list_allocators, list_binaries, list_ports, list_processes, list_schedulers, list_memory,
-	list_atoms, list_modules, list_literals, list_persistent_terms;
+	list_atoms, list_modules, list_literals, list_persistent_terms, list_native, list_lost;
 
 #endif

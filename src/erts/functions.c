@@ -23,6 +23,21 @@
  * functions that get and give back its memory. A pointer is believed when
  * it leads to the beginning of a function of beam.smp in whose code the offset of
  * the Allctr_t's own counter of these calls stands.
+ *
+ * A compiler that knows from a profile where a pointer nearly always leads (Debian's
+ * OTP 29 is built so) compares it and does what the function would do on the spot:
+ *
+ *	if (allctr->mseg_alloc == erts_alcu_mseg_alloc)
+ *		... erts_mseg_alloc_opt(allctr->alloc_no, ...), as that function does
+ *	else
+ *		allctr->mseg_alloc(allctr, ...)
+ *
+ * Then the function is hardly ever called, but what it calls is. So of the functions that go to
+ * mseg with the allocator's own options (Allctr_t.mseg_opt) the one that they call is
+ * taken. The others are copied when something refers to them that reads the pointer. Of
+ * those that go to malloc the two functions are taken that they call, for memory with an
+ * alignment and without: these know no allocator, but who called them does, and counts the call
+ * in its Allctr_t afterwards, so that it must have kept its address.
  */
 #include "erts/functions.h"
 
@@ -381,28 +396,120 @@ static bool uses_offset(const struct text *t, const struct image_function *f, in
 	return false;
 }
 
-static bool function_add(struct text *t, struct vm_carrier_functions *out, enum carrier_call call,
-			 uint64_t addr, struct layout_field counter)
+/* The functions of .text that `f` calls directly (the PLT is outside): how many, and at
+ * most `max` of them. */
+static size_t callees_find(const struct text *t, const struct image_function *f,
+			   const struct image_function **out, size_t max)
 {
-	const struct image_function *f = image_function_at(t->functions, addr);
+	size_t from, to, n = 0;
 
-	for (size_t i = 0; i < out->n; i++)
-		if (out->v[i].addr == addr && out->v[i].call == call)
-			return true;
-	if (!f || f->start != addr || !layout_has(counter) || !uses_offset(t, f, counter.offset) ||
-	    out->n == VM_CARRIER_FUNCTIONS_MAX) {
-		if (!out->refused++)
-			snprintf(out->why, sizeof(out->why),
-				 "an allocator's %s leads to 0x%" PRIx64
-				 ", which is no such function",
-				 carrier_call_name(call), addr);
-		return false;
+	if (!extent(t, f, &from, &to))
+		return 0;
+	for (size_t i = from; i + 5 <= to; i++) {
+		const struct image_function *callee;
+		size_t a, b, k = 0;
+
+		if (t->v[i] != 0xe8)
+			continue;
+		callee = image_function_at(t->functions, relative(t, i + 1));
+		if (!callee || callee->start != relative(t, i + 1) || !extent(t, callee, &a, &b))
+			continue;
+		while (k < n && k < max && out[k] != callee)
+			k++;
+		if (k < n && k < max)
+			continue;
+		if (n < max)
+			out[n] = callee;
+		n++;
 	}
-	out->v[out->n].addr = addr;
+	return n;
+}
+
+/* Does it read the pointer `offset` behind a register: mov, cmp, an indirect call? */
+static bool reads_at(const struct text *t, const struct image_function *f, int32_t offset)
+{
+	size_t from, to;
+
+	if (!extent(t, f, &from, &to))
+		return false;
+	for (size_t i = from; i + 7 <= to; i++) {
+		const unsigned char *p = t->v + i;
+
+		if (*p != 0x8b && *p != 0x39 && *p != 0x3b && *p != 0xff)
+			continue;
+		/* ModRM with a distance of 32 bits, behind a SIB byte if there is one */
+		if ((p[1] & 0xc0) == 0x80 &&
+		    u32_at(p + ((p[1] & 7) == 4 ? 3 : 2)) == (uint32_t)offset)
+			return true;
+	}
+	return false;
+}
+
+/* Is `f` referred to by a function that reads the pointer at `offset` of an Allctr_t? Who
+ * only sets it up writes there, or somewhere else. */
+static bool is_copied(const struct text *t, const struct image_function *f, int32_t offset)
+{
+	for (size_t i = 0; i + 4 <= t->n; i++) {
+		const struct image_function *by;
+
+		if (relative(t, i) != f->start)
+			continue;
+		by = image_function_at(t->functions, t->start + i);
+		if (by && by != f && reads_at(t, by, offset))
+			return true;
+	}
+	return false;
+}
+
+static bool add(struct vm_carrier_functions *out, const struct image_function *f,
+		enum carrier_call call, bool by_number, bool by_caller)
+{
+	if (out->n == VM_CARRIER_FUNCTIONS_MAX)
+		return false;
+	out->v[out->n].addr = f->start;
 	out->v[out->n].size = f->size;
 	out->v[out->n].call = call;
+	out->v[out->n].by_number = by_number;
+	out->v[out->n].by_caller = by_caller;
 	out->n++;
 	return true;
+}
+
+struct carrier_pointer {
+	enum carrier_call call;
+	int32_t offset; /* in Allctr_t */
+	struct layout_field counter;
+};
+
+static bool function_add(struct text *t, struct vm_carrier_functions *out,
+			 const struct carrier_pointer *p, uint64_t addr)
+{
+	const struct image_function *f = image_function_at(t->functions, addr), *callee[2];
+	struct layout_field options = t->vm->layout->Allctr_t__mseg_opt;
+	bool mseg = p->call <= CARRIER_MSEG_DEALLOC;
+
+	if (!f || f->start != addr || !layout_has(p->counter) ||
+	    !uses_offset(t, f, p->counter.offset))
+		goto no;
+	if (mseg && layout_has(options) && uses_offset(t, f, options.offset)) {
+		if (callees_find(t, f, callee, 2) == 1 && add(out, callee[0], p->call, true, false))
+			return true;
+		goto no;
+	}
+	if (is_copied(t, f, p->offset)) {
+		if (!mseg && p->call != CARRIER_SYS_DEALLOC && callees_find(t, f, callee, 2) == 2)
+			return add(out, callee[0], p->call, false, true) &&
+			       add(out, callee[1], p->call, false, true);
+		out->copied |= 1u << p->call;
+	}
+	if (add(out, f, p->call, false, false))
+		return true;
+no:
+	if (!out->refused++)
+		snprintf(out->why, sizeof(out->why),
+			 "an allocator's %s leads to 0x%" PRIx64 ", which is no such function",
+			 carrier_call_name(p->call), addr);
+	return false;
 }
 
 int vm_carrier_functions_find(struct vm *vm, const struct allocators *a,
@@ -411,11 +518,7 @@ int vm_carrier_functions_find(struct vm *vm, const struct allocators *a,
 	const struct layout *l = vm->layout;
 	/* In a row: mseg_alloc, mseg_realloc, mseg_dealloc, mseg_mmapper, sys_alloc,
 	 * sys_realloc, sys_dealloc (struct Allctr_t_, 23 to 29). */
-	const struct {
-		enum carrier_call call;
-		int32_t offset;
-		struct layout_field counter;
-	} pointers[] = {
+	const struct carrier_pointer pointers[] = {
 		{ CARRIER_MSEG_ALLOC, l->Allctr_t__mseg_alloc.offset,
 		  l->Allctr_t__calls_mseg_alloc },
 		{ CARRIER_MSEG_REALLOC, l->Allctr_t__mseg_alloc.offset + 8,
@@ -428,6 +531,7 @@ int vm_carrier_functions_find(struct vm *vm, const struct allocators *a,
 		{ CARRIER_SYS_DEALLOC, l->Allctr_t__sys_alloc.offset + 16,
 		  l->Allctr_t__calls_sys_free },
 	};
+	uint64_t seen[CARRIER_CALLS][4] = { { 0 } }; /* pointers that were looked at */
 	bool have[CARRIER_CALLS] = { false };
 	struct text t;
 	int ret;
@@ -448,10 +552,18 @@ int vm_carrier_functions_find(struct vm *vm, const struct allocators *a,
 	for (size_t i = 0; i < a->n_inst; i++) {
 		for (size_t k = 0; k < sizeof(pointers) / sizeof(pointers[0]); k++) {
 			struct layout_field f = { pointers[k].offset, 8 };
-			uint64_t addr;
+			uint64_t addr, *was = seen[pointers[k].call];
+			size_t n = 0;
 
-			if (vm_field(a->inst[i].copy, l->size_Allctr_t, f, &addr) && addr &&
-			    function_add(&t, out, pointers[k].call, addr, pointers[k].counter))
+			if (!vm_field(a->inst[i].copy, l->size_Allctr_t, f, &addr) || !addr)
+				continue;
+			while (n < 4 && was[n] && was[n] != addr)
+				n++;
+			if (n < 4 && was[n] == addr)
+				continue;
+			if (n < 4)
+				was[n] = addr;
+			if (function_add(&t, out, &pointers[k], addr))
 				have[pointers[k].call] = true;
 		}
 	}

@@ -43,13 +43,22 @@ struct vm_carrier_functions {
 	struct {
 		uint64_t addr, size;
 		enum carrier_call call;
+		bool by_number; /* its first argument is the allocator's number, no Allctr_t */
+		/* It is erts_sys_alloc(type, extra, size), _realloc(type, extra, address, size) or
+		 * their aligned kind (alignment, size), (alignment, address, size, old), and
+		 * knows no allocator: its caller has the Allctr_t in a register that is
+		 * kept across calls. */
+		bool by_caller;
 	} v[VM_CARRIER_FUNCTIONS_MAX];
 	size_t n;
+	/* Calls that a compiler has copied into their callers and that nothing else was found
+	 * for: not all are seen. Bits, by enum carrier_call. */
+	unsigned copied;
 	unsigned refused; /* pointers that lead to no function of the kind */
 	char why[128];	  /* the first of them, "" if none */
 };
 
-/* The functions that the allocators' instances point to. -ENOENT with a sentence
+/* The functions that the allocators' instances point to, or what those call. -ENOENT with a sentence
  * when none is found or a kind that is needed is missing; -ENOMEM. */
 int vm_carrier_functions_find(struct vm *vm, const struct allocators *a,
 			      struct vm_carrier_functions *out, struct error *err);

@@ -10,7 +10,7 @@
  * Three module tables rotate with the code index; all three are read, since
  * only the union of them is sure to hold everything that can be on a stack.
  * ErlNifEntry and ErlNifFunc are public interfaces (erl_nif.h); the VM converts
- * libraries built for older ones when it loads them, so one form is enough.
+ * privates built for older ones when it loads them, so one form is enough.
  */
 #include "erts/natives.h"
 
@@ -49,6 +49,8 @@ struct building {
 	size_t n_strings, a_strings;
 	uint64_t *seen; /* erl_module_nif addresses */
 	size_t n_seen;
+	struct native_private *privates; /* one for each of seen that has functions */
+	size_t n_privates;
 	size_t looked;
 };
 
@@ -123,6 +125,7 @@ static int add_nif(struct building *b, uint64_t nif, const char *module)
 	const struct layout *l = b->vm->layout;
 	uint64_t entry = nif + (uint64_t)l->erl_module_nif__entry.offset, n, funcs, i;
 	char raw[260], text[NAME_MAX_ / 2], function[NAME_MAX_ / 2 + 2], name[2 * NAME_MAX_];
+	struct native_private *privates;
 	struct nif_func f;
 	uint64_t *seen;
 	size_t k;
@@ -138,6 +141,10 @@ static int add_nif(struct building *b, uint64_t nif, const char *module)
 		return -ENOMEM;
 	b->seen = seen;
 	b->seen[b->n_seen++] = nif;
+	privates = realloc(b->privates, b->n_seen * sizeof(*privates));
+	if (!privates)
+		return -ENOMEM;
+	b->privates = privates;
 	if (l->size_ErlNifFunc != sizeof(f))
 		return 0;
 	ret = vm_read_field(b->vm, entry, l->ErlNifEntry__num_of_funcs, &n);
@@ -159,6 +166,13 @@ static int add_nif(struct building *b, uint64_t nif, const char *module)
 		snprintf(name, sizeof(name), "%s:%s/%" PRIu32, module, function, f.arity);
 		ret = add(b, f.fptr, name, true);
 		if (ret)
+			return ret;
+		if (i)
+			continue;
+		privates[b->n_privates].function = f.fptr;
+		ret = vm_read_field(b->vm, nif, l->erl_module_nif__priv_data,
+				    &privates[b->n_privates++].priv_data);
+		if (is_fatal(ret))
 			return ret;
 	}
 	return 0;
@@ -310,6 +324,7 @@ int natives_read(struct vm *vm, struct natives **out, struct error *err)
 	if (ret) {
 		free(b.v);
 		free(b.strings);
+		free(b.privates);
 		free(r);
 		return error_set(err, error_exit_code(ret), ret,
 				 "The VM's tables of NIFs and BIFs could not be read: %s.",
@@ -324,6 +339,8 @@ int natives_read(struct vm *vm, struct natives **out, struct error *err)
 	r->n = n;
 	r->strings = b.strings;
 	r->modules = b.n_seen;
+	r->privates = b.privates;
+	r->n_privates = b.n_privates;
 	*out = r;
 	return 0;
 }
@@ -334,6 +351,7 @@ void natives_free(struct natives *n)
 		return;
 	free(n->v);
 	free(n->strings);
+	free(n->privates);
 	free(n);
 }
 

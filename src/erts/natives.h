@@ -14,10 +14,18 @@ struct native_function {
 	bool nif;	  /* else a BIF */
 };
 
+/* A loaded NIF library, as the VM holds it for one module. */
+struct native_private {
+	uint64_t function;  /* one of its NIFs: leads to the image */
+	uint64_t priv_data; /* what its load() left there; 0: nothing */
+};
+
 struct natives {
 	struct native_function *v; /* by address; of equal ones the first stays */
 	size_t n;
-	size_t modules; /* with NIFs */
+	size_t modules;			 /* with NIFs */
+	struct native_private *privates; /* of modules with NIFs */
+	size_t n_privates;
 	char *strings;
 };
 

@@ -175,6 +175,11 @@ static int look_libc(struct look_job *j)
 	opts.n_holes = l->carriers->n;
 	opts.pthreads = pthreads;
 	opts.n_pthreads = l->n_threads;
+	if (j->opts.visitor) {
+		opts.chunk = j->opts.visitor->chunk;
+		opts.gap = j->opts.visitor->gap;
+		opts.arg = j->opts.visitor->arg;
+	}
 	ret = libc_heap_walk(o->target, l->maps, o->images, l->res, &opts, &l->libc, &j->err);
 	if (ret < 0)
 		goto out;
@@ -240,6 +245,11 @@ static int look_whole(struct look_job *j)
 	struct carriers_opts copts = { .tags = true, .tag_pids = j->opts.tag_pids };
 	ssize_t n;
 	int ret = refresh_images(o, &j->err);
+
+	if (j->opts.visitor) {
+		copts.block = j->opts.visitor->block;
+		copts.arg = j->opts.visitor->arg;
+	}
 
 	if (ret == 0)
 		ret = system_memory(o->target,

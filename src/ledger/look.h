@@ -39,11 +39,22 @@ struct look {		      /* a quick one: res, maps, libc are NULL, carriers and rang
 	struct target_io io; /* what the look cost the target */
 };
 
+/* Who wants to see every block and chunk that a whole look walks over. */
+struct look_visitor {
+	/* As carriers_opts.block, libc_opts.chunk and libc_opts.gap. */
+	void (*block)(void *arg, const struct carrier *c, uint64_t addr, uint64_t size, bool used,
+		      unsigned alloc_type);
+	void (*chunk)(void *arg, uint64_t addr, uint64_t size, bool used, unsigned arena);
+	void (*gap)(void *arg, uint64_t start, uint64_t end, unsigned arena);
+	void *arg;
+};
+
 struct look_opts {
 	bool quick;    /* the counters of the VM and the kernel alone: no picture, no ledger */
 	bool picture;  /* those and which pages are resident, for readers of single structures */
 	bool tag_pids; /* split tag sums by process or port (27 on) */
 	bool rollup;   /* read smaps_rollup whatever the size */
+	const struct look_visitor *visitor; /* of a whole look; NULL: nobody */
 };
 
 /* Recognises the VM in `t` (borrowed). Errors as vm_open(). */

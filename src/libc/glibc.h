@@ -77,6 +77,9 @@ struct libc_opts {
 	 * included, top not). In a pass of its own after each arena's walk: on a busy
 	 * target it may differ from the sums. Mmapped chunks come with arena 0. */
 	void (*chunk)(void *arg, uint64_t addr, uint64_t size, bool used, unsigned arena);
+	/* With `chunk`: what that pass had to leave out of a heap, because headers did
+	 * not fit each other. Chunks may be in there that nobody reported. */
+	void (*gap)(void *arg, uint64_t start, uint64_t end, unsigned arena);
 	void *arg;
 };
 

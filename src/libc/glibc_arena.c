@@ -353,6 +353,9 @@ static bool walk_resume(struct walk *w, uint64_t at, uint64_t stop)
 	if (w->v->fatal || i == w->cached->n || w->cached->v[i].chunk >= stop ||
 	    w->gaps++ >= GAPS_MAX)
 		return false;
+	if (w->emit && w->v->opts->gap)
+		w->v->opts->gap(w->v->opts->arg, w->at.pending ? w->at.chunk : at,
+				w->cached->v[i].chunk, w->arena);
 	w->resume = w->cached->v[i].chunk;
 	w->at.pending = w->at.previous_free = false;
 	w->at.cached = i;
@@ -414,6 +417,9 @@ static bool heap_chunks(struct walk *w, struct heap *heap)
 				w->why = "chunk headers do not fit each other";
 			if (walk_resume(w, at, stop))
 				continue;
+			if (w->emit && w->v->opts->gap)
+				w->v->opts->gap(w->v->opts->arg, t->pending ? t->chunk : at, stop,
+						w->arena);
 			t->pending = false;
 			return false;
 		}

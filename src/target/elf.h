@@ -73,6 +73,9 @@ const char *image_symbol_source(struct image *i);
 int image_bytes(const struct image *i, uint64_t addr, void *buf, size_t len);
 /* Where in the file the byte at `addr` is; false if it comes from no file. */
 bool image_offset(const struct image *i, uint64_t addr, uint64_t *offset);
+/* Whether the image asks the loader for one of `names` (NULL-terminated). */
+bool image_imports(const struct image *i, const char *const *names);
+
 /* A descriptor for the file itself (dup'ed, the caller closes) or -errno. */
 int image_open(const struct image *i);
 /* A descriptor for the separate debug file: the file itself when it has

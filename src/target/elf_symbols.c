@@ -349,6 +349,43 @@ static struct symbol_table *dynsym_read(const struct image *i)
 	return pieces_read(&p, "dynsym");
 }
 
+bool image_imports(const struct image *i, const char *const *names)
+{
+	struct image_dynamic d;
+	uint64_t count = 0, at;
+	uint32_t hash[2];
+	bool found = false;
+	char *strings;
+	size_t k, j, n;
+
+	if (!i->ph || image_dynamic_read(i, &d) < 0 || !d.symtab || !d.strtab || !d.strsz ||
+	    d.strsz > IMAGE_NAMES_MAX)
+		return false;
+	if (d.hash && image_read(i, d.hash, hash, sizeof(hash)) == 0)
+		count = hash[1];
+	else if (d.gnu_hash)
+		count = gnu_hash_count(i, d.gnu_hash);
+	strings = malloc((size_t)d.strsz + 1);
+	if (!strings || image_read(i, d.strtab, strings, (size_t)d.strsz) < 0)
+		count = 0;
+	else
+		strings[d.strsz] = '\0';
+	for (at = 0; at < count && at < IMAGE_SYMBOLS_MAX && !found; at += n) {
+		Elf64_Sym syms[256];
+
+		n = count - at < 256 ? (size_t)(count - at) : 256;
+		if (image_read(i, d.symtab + at * sizeof(syms[0]), syms, n * sizeof(syms[0])) < 0)
+			break;
+		for (k = 0; k < n && !found; k++)
+			for (j = 0;
+			     names[j] && syms[k].st_shndx == SHN_UNDEF && syms[k].st_name < d.strsz;
+			     j++)
+				found |= !strcmp(strings + syms[k].st_name, names[j]);
+	}
+	free(strings);
+	return found;
+}
+
 struct symbol_table *image_symbols(struct image *i)
 {
 	if (!i->own_tried) {

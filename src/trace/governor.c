@@ -35,14 +35,15 @@ void governor_start(struct governor *g, double budget)
 	g->last_ns = g->start_ns;
 }
 
-uint64_t governor_kernel_ns(const struct set_class *class, const uint64_t count[COUNT_N])
+uint64_t governor_kernel_ns(const struct set *set, const uint64_t count[COUNT_N])
 {
 	uint64_t hits = count[COUNT_HITS], stacks = count[COUNT_STACKS];
 	uint64_t plain = hits > stacks ? hits - stacks : 0;
 	uint64_t each = count[COUNT_TIMED] ? count[COUNT_TIMED_NS] / count[COUNT_TIMED]
 					   : TIMED_DEFAULT_NS;
 
-	return count[COUNT_STACK_NS] + plain * each + hits * class->hit_ns;
+	return count[COUNT_STACK_NS] + plain * each +
+	       hits * (set->hit_ns ? set->hit_ns : set->class->hit_ns);
 }
 
 static void level_set(struct set *set, unsigned level)
@@ -118,7 +119,7 @@ void governor_tick(struct governor *g, counters count, struct set *const sets[SE
 
 		if (!sets[i])
 			continue;
-		kernel = governor_kernel_ns(sets[i]->class, count[i]);
+		kernel = governor_kernel_ns(sets[i], count[i]);
 		sets[i]->cost = (double)(kernel - sets[i]->last_kernel_ns) / wall;
 		sets[i]->last_kernel_ns = kernel;
 		g->now += sets[i]->cost;

@@ -506,6 +506,16 @@ static uint64_t maps_bytes(const struct session *s, struct bpf_object *object)
 	return bytes;
 }
 
+int session_figures(struct session *s, figures_fn fn, void *ctx)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; !ret && i < SET_N; i++)
+		if (s->sets[i] && s->sets[i]->class->figures)
+			ret = s->sets[i]->class->figures(s->sets[i], fn, ctx);
+	return ret;
+}
+
 static void set_figures(const struct session *s, struct set *set, double seconds,
 			struct set_stats *out)
 {
@@ -514,7 +524,7 @@ static void set_figures(const struct session *s, struct set *set, double seconds
 	out->name = class->name;
 	out->attached = set->attached;
 	out->missed = programs_missed(set->object);
-	out->kernel_ns = governor_kernel_ns(class, out->count);
+	out->kernel_ns = governor_kernel_ns(set, out->count);
 	out->level = set->level;
 	out->map_bytes = maps_bytes(s, set->object);
 	out->notice = set->notice;

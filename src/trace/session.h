@@ -23,6 +23,7 @@
 #include "erts/code.h"
 #include "events.h"
 #include "profile/profile.h"
+#include "profile/recording.h"
 #include "target/residency.h"
 #include "trace/growth.h"
 
@@ -46,9 +47,11 @@ void session_close(struct session *s);
 
 /* ---- probe sets ------------------------------------------------------------------------ */
 
-extern const struct set_class set_growth; /* page faults, and what takes pages away */
-extern const struct set_class set_cpu;	  /* processor samples; struct set_cpu_opts */
-extern const struct set_class set_sched;  /* times of threads, see trace/usage.h */
+extern const struct set_class set_growth;   /* page faults, and what takes pages away */
+extern const struct set_class set_cpu;	    /* processor samples; struct set_cpu_opts */
+extern const struct set_class set_sched;    /* times of threads, see trace/usage.h */
+extern const struct set_class set_carriers; /* carriers made and given back */
+extern const struct set_class set_gc;	    /* every collection; struct set_gc_opts */
 
 extern const struct set_class set_offcpu; /* blocked time; struct set_offcpu_opts */
 
@@ -94,6 +97,13 @@ struct native_sum {
 /* Of a session that set_native was added to; all zero when it was not. */
 void session_native_sum(struct session *s, struct native_sum *out);
 
+/* As erlang:system_monitor/2 has them: longer than so many ms, a heap of at least so many
+ * words (both generations) after a collection. */
+struct set_gc_opts {
+	uint64_t long_ms;     /* 0: 100 */
+	uint64_t large_words; /* 0: 10,000,000 */
+};
+
 /* Adds a set to a session that may have been running for long. `opts` is the set's
  * own struct, NULL for defaults. A set that was removed starts anew: what it had seen
  * is forgotten. -EEXIST: it is attached; errors as session_open(), and
@@ -132,6 +142,12 @@ void session_stop(struct session *s);
  * The caller frees it. -ENOENT: no such kind, or its probes were never attached. */
 int session_profile(struct session *s, const char *kind, const struct residency *closing,
 		    const struct mappings *maps, struct profile **out, struct error *err);
+
+/* What the sets count by subject (a process, an allocator), up to now: calls `fn` for
+ * each; what it returns other than 0 ends it and is returned. */
+typedef int (*figures_fn)(void *ctx, const char *kind, const char *subject,
+			  const struct recording_figure *v, size_t n);
+int session_figures(struct session *s, figures_fn fn, void *ctx);
 
 /* ---- figures ---------------------------------------------------------------------------- */
 

@@ -75,7 +75,7 @@ void governor_start(struct governor *g, double budget);
  * detaches one of them. */
 void governor_tick(struct governor *g, counters count, struct set *const sets[SET_N]);
 /* Time spent on a set's hits, from its counters. */
-uint64_t governor_kernel_ns(const struct set_class *class, const uint64_t count[COUNT_N]);
+uint64_t governor_kernel_ns(const struct set *set, const uint64_t count[COUNT_N]);
 
 /* ---- session.c, session_load.c ---------------------------------------------------------- */
 

@@ -38,6 +38,11 @@ unsigned session_role(const struct session *s, uint32_t tid)
 	return names_role(s->names, tid);
 }
 
+const char *set_label(struct set *set, uint64_t process, uint32_t tid)
+{
+	return names_label(set->session->names, process, tid);
+}
+
 uint32_t set_owner(struct set *set, uint64_t stack, uint64_t process, uint32_t tid)
 {
 	return owner_get(set->session->stacks, stack, process, tid);

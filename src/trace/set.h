@@ -45,8 +45,9 @@ struct set {
 	struct session *session;
 	struct bpf_object *object; /* set_load() puts it here; closed by the set's close() */
 	bool attached;
-	bool frozen;	/* between freeze() and thaw() */
-	unsigned level; /* of the governor, 0: nothing is left out */
+	bool frozen;	 /* between freeze() and thaw() */
+	unsigned level;	 /* of the governor, 0: nothing is left out */
+	unsigned hit_ns; /* in place of the class's, when it is not 0 */
 	uint64_t last_kernel_ns;
 	double cost;	  /* share of one core over the last interval */
 	char notice[200]; /* what the governor did to it, a sentence; empty if nothing */
@@ -89,6 +90,8 @@ struct set_class {
 	/* Puts weights into an empty profile. `closing` is NULL when the target has gone. */
 	int (*profile)(struct set *set, const char *kind, const struct set_picture *closing,
 		       struct profile *p, struct error *err);
+	/* What it counts by subject, see session_figures(). */
+	int (*figures)(struct set *set, figures_fn fn, void *ctx);
 	/* Takes stacks half as often with every level. */
 	void (*thin)(struct set *set, unsigned level);
 	/* Every session_poll(), after the records. */
@@ -117,6 +120,9 @@ unsigned session_role(const struct session *s, uint32_t tid); /* enum thread_rol
 /* Did the target end, or exec? */
 bool session_target_gone(struct session *s);
 
+/* The root frame of what a process (or, with process 0, a thread) did: a name. Valid
+ * until the next call. */
+const char *set_label(struct set *set, uint64_t process, uint32_t tid);
 /* Who a stack belongs to, as a number that stays; 0: no room (counted). */
 uint32_t set_owner(struct set *set, uint64_t stack, uint64_t process, uint32_t tid);
 

@@ -86,6 +86,18 @@ static void ranges_add(struct code_area *v, uint32_t *n, const struct image *i)
 			v[(*n)++] = (struct code_area){ seg[k].start, seg[k].end };
 }
 
+static void server_find(struct native_set *n, const struct image *server)
+{
+	struct code_area code[NATIVE_RANGES];
+	uint32_t n_code = 0;
+
+	ranges_add(code, &n_code, server);
+	if (n_code) {
+		n->control->server.start = code[0].start;
+		n->control->server.end = code[n_code - 1].end;
+	}
+}
+
 static bool is_go_between(const struct image *i)
 {
 	for (size_t k = 0; k < sizeof(go_between) / sizeof(go_between[0]); k++)
@@ -170,6 +182,7 @@ static int sites_find(struct native_set *n, struct image *server, bool chunks, s
 	ret = site_find_symbol(server, "free", SITE_ARG0, &v[found].site, err);
 	if (ret)
 		return ret;
+	v[found].cookie = v[found].site.depth;
 	return found + 1;
 }
 
@@ -202,6 +215,7 @@ static int native_attach(struct set *set, struct error *err)
 	if (!n->server)
 		return -ENOMEM;
 	n->control->chunks = chunks;
+	server_find(n, server);
 	ret = library_find(n, s->images, server, err);
 	if (ret)
 		return ret;

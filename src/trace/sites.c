@@ -152,13 +152,24 @@ static bool jumped_over(csh handle, const uint8_t *code, size_t len, uint64_t ad
 	return found;
 }
 
+/* How far below the return address rsp is after an instruction that changes it. */
+static uint32_t deeper(const cs_insn *in, uint32_t depth)
+{
+	const cs_x86_op *op = in->detail->x86.operands;
+
+	if (in->id != X86_INS_SUB || op[0].type != X86_OP_REG || op[0].reg != X86_REG_RSP ||
+	    op[1].type != X86_OP_IMM || op[1].imm < 0 || op[1].imm > 1 << 16 || depth > 1 << 20)
+		return SITE_DEPTH_UNKNOWN;
+	return depth + (uint32_t)op[1].imm;
+}
+
 static const char *spoilt_name(unsigned spoilt)
 {
 	return spoilt & SITE_RETURN ? "the stack pointer moves" : "an argument is overwritten";
 }
 
 static int choose(csh handle, cs_insn *in, const uint8_t *code, size_t len, uint64_t addr,
-		  unsigned need, char *why)
+		  unsigned need, uint32_t *depth, char *why)
 {
 	const uint8_t *p = code;
 	uint64_t at = addr;
@@ -200,6 +211,8 @@ static int choose(csh handle, cs_insn *in, const uint8_t *code, size_t len, uint
 				 (unsigned)(here - addr));
 			return -1;
 		}
+		if (spoils(handle, in, SITE_RETURN) && *depth != SITE_DEPTH_UNKNOWN)
+			*depth = deeper(in, *depth);
 		spoilt = spoils(handle, in, need);
 		if (spoilt) {
 			snprintf(why, SITE_WHY_MAX,
@@ -210,13 +223,15 @@ static int choose(csh handle, cs_insn *in, const uint8_t *code, size_t len, uint
 	}
 }
 
-int site_choose(const uint8_t *code, size_t len, uint64_t addr, unsigned need, char *why)
+int site_choose(const uint8_t *code, size_t len, uint64_t addr, unsigned need, uint32_t *depth,
+		char *why)
 {
 	csh handle;
 	cs_insn *in;
 	int skip = -1;
 
 	*why = '\0';
+	*depth = 0;
 	if (cs_open(CS_ARCH_X86, CS_MODE_64, &handle)) {
 		snprintf(why, SITE_WHY_MAX, "the decoder could not be started");
 		return -1;
@@ -224,7 +239,7 @@ int site_choose(const uint8_t *code, size_t len, uint64_t addr, unsigned need, c
 	cs_option(handle, CS_OPT_DETAIL, CS_OPT_ON);
 	in = cs_malloc(handle);
 	if (in)
-		skip = choose(handle, in, code, len, addr, need, why);
+		skip = choose(handle, in, code, len, addr, need, depth, why);
 	else
 		snprintf(why, SITE_WHY_MAX, "out of memory");
 	if (in)
@@ -283,7 +298,7 @@ int site_find(struct image *i, uint64_t addr, uint64_t size, const char *name, u
 	if (!code)
 		return -ENOMEM;
 	ret = image_bytes(i, addr, code, size);
-	skip = ret ? -1 : site_choose(code, size, addr, need, why);
+	skip = ret ? -1 : site_choose(code, size, addr, need, &out->depth, why);
 	free(code);
 	if (ret)
 		return refuse(err, name, i, "its code cannot be read from the file");
@@ -295,6 +310,16 @@ int site_find(struct image *i, uint64_t addr, uint64_t size, const char *name, u
 	out->addr = addr + (unsigned)skip;
 	out->offset += (unsigned)skip;
 	out->skip = (uint32_t)skip;
+	return 0;
+}
+
+int site_first(struct image *i, uint64_t addr, const char *name, struct site *out,
+	       struct error *err)
+{
+	memset(out, 0, sizeof(*out));
+	if (!image_offset(i, addr, &out->offset))
+		return refuse(err, name, i, "its code comes from no file");
+	out->addr = addr;
 	return 0;
 }
 

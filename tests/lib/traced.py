@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import lab
@@ -21,9 +22,9 @@ class Denied(Exception):
     pass
 
 
-def traced(release, kind, count, size, rounds=40, pause=25, budget=0, profile="growth", frequency=0,
-           flags=()):
-    """Runs one load under the tracer: (what came out, bytes that the NIF took)."""
+@contextmanager
+def loaded(release, kind, count, size, rounds=40, pause=25, flags=(), env=()):
+    """A node whose load is ready to begin as soon as WORK/go is there: (node, WORK)."""
     base = scenario_dir(release)
     work = base / ("growth-%d-%s" % (os.getpid(), kind))
     shutil.rmtree(work, ignore_errors=True)
@@ -33,28 +34,85 @@ def traced(release, kind, count, size, rounds=40, pause=25, budget=0, profile="g
                  str(work / "trace_nif.so"), str(lab.nif_include())], "compiling the NIF")
         start = ["-s", "trace_load", "start", kind, str(work), str(work), str(count), str(size),
                  str(rounds), str(pause)]
-        with Node(release, flags=(*flags, *start)) as node:
+        with Node(release, flags=(*flags, *start), env=env) as node:
             for _ in range(200):
                 if (work / "ready").exists():
                     break
                 time.sleep(0.05)
             time.sleep(0.3)
-            done = subprocess.run([str(TOOL), str(node.pid), str(work), str(budget), profile,
-                                   str(frequency)],
-                                  capture_output=True, text=True, check=False, timeout=100)
-            if done.returncode == 77:
-                raise Denied(done.stderr.strip())
-            if done.returncode:
-                raise AssertionError("trace_node exits with %d: %s"
-                                     % (done.returncode, done.stderr.strip()))
-            told = (work / "done").read_text().split()
-            out = json.loads(done.stdout)
-            out["clocks"] = (work / "clocks").read_text().split("\n")
-        return out, int(told[0])
+            yield node, work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def tool(node, work, budget=0, profile="growth", frequency=0, prefix=()):
+    """The tracer's command line."""
+    return [*prefix, str(TOOL), str(node.pid), str(work), str(budget), profile, str(frequency)]
+
+
+def told(work):
+    """Bytes that the NIF took during the load."""
+    return int((work / "done").read_text().split()[0])
+
+
+def traced(release, kind, count, size, rounds=40, pause=25, budget=0, profile="growth", frequency=0,
+           flags=(), env=(), prefix=(), environ=None):
+    """Runs one load under the tracer: (what came out, bytes that the NIF took). `env` is the
+    node's, `environ` the tracer's."""
+    with loaded(release, kind, count, size, rounds, pause, flags, env) as (node, work):
+        done = subprocess.run(tool(node, work, budget, profile, frequency, prefix),
+                              capture_output=True, text=True, check=False, timeout=100,
+                              env={**os.environ, **(environ or {})})
+        if done.returncode == 77:
+            raise Denied(done.stderr.strip())
+        if done.returncode:
+            raise AssertionError("trace_node exits with %d: %s"
+                                 % (done.returncode, done.stderr.strip()))
+        out = json.loads(done.stdout)
+        out["clocks"] = (work / "clocks").read_text().split("\n")
+        return out, told(work)
 
 
 def erlang(frames):
     """The Erlang functions of a stack, without the VM's own fragments."""
     return [f for f in frames if f.startswith("e:") and not f.startswith("e:global::")]
+
+
+class Watched:
+    """A node of ours with the tracer on it: `with Watched(node, "gc") as w: ...`, then w.out."""
+
+    def __init__(self, node, profile, budget=1):
+        self.node, self.out = node, None
+        self.work = scenario_dir(node.release) / ("watched-%d-%d" % (os.getpid(), node.pid))
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir()
+        self.go = self.work / "go"  # the tracer makes it when it is attached
+        self.command = [str(TOOL), str(node.pid), str(self.work), str(budget), profile]
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True)
+        while not self.go.exists():
+            if self.process.poll() is not None:
+                self.finish()
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, kind, error, trace):
+        (self.work / "done").touch()
+        if kind:
+            self.process.kill()
+            self.process.communicate()
+            shutil.rmtree(self.work, ignore_errors=True)
+        else:
+            self.finish()
+
+    def finish(self):
+        out, err = self.process.communicate(timeout=60)
+        shutil.rmtree(self.work, ignore_errors=True)
+        if self.process.returncode == 77:
+            raise Denied(err.strip())
+        if self.process.returncode:
+            raise AssertionError("trace_node exits with %d: %s"
+                                 % (self.process.returncode, err.strip()))
+        self.out = json.loads(out)

@@ -79,7 +79,8 @@ def check(tap, label, told):
                (doc["os"]["rss"], around))
     for name in ("doctor", "still"):
         doc = told.json(name)
-        if not tap.ok("%s: %s finds something" % (label, name), told.code(name) == 1 and doc,
+        # 6: slow as it is, carriers may change while they are read
+        if not tap.ok("%s: %s finds something" % (label, name), told.code(name) in (1, 6) and doc,
                       told.why(name)):
             continue
         codes = [f["code"] for f in doc["findings"]]

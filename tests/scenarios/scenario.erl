@@ -129,6 +129,9 @@ command(["nif", What, N, Size]) ->
     true;
 command(["call", Module, Function | Args]) ->
     apply(list_to_atom(Module), list_to_atom(Function), Args);
+command(["bench", "start", Kind]) -> bench_load:start(list_to_atom(Kind));
+command(["bench", "count"]) -> bench_load:count();
+command(["bench", "stop"]) -> bench_load:stop();
 command(["cxx", "load", Dir]) -> ok = cxx_nif:load(Dir), true;
 command(["cxx", "leak", N, Size]) -> cxx_nif:leak(int(N), int(Size));
 command(["sleep", MS]) -> timer:sleep(int(MS)), true;

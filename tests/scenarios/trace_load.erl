@@ -10,6 +10,7 @@
 -export([start/1]).
 -export([leak_normal/2, leak_dirty_cpu/2, leak_dirty_io/2, leak_mmap/2, leak_populate/2,
          leak_realloc/2, leak_new/2, leak_thread/2, no_leak/2, truth/0,
+         leak_calloc/2, leak_aligned/2, leak_strdup/2, leak_old/2, leak_mixed/2, churn_malloc/2,
          burn_normal/2, burn_dirty/2, nap_normal/2, nap_dirty/2]).
 -export([outer/3, middle/3, bottom/3, churn/1, spin/2]).
 
@@ -22,6 +23,12 @@ leak_realloc(_, _) -> erlang:nif_error(not_loaded).
 leak_new(_, _) -> erlang:nif_error(not_loaded).
 leak_thread(_, _) -> erlang:nif_error(not_loaded).
 no_leak(_, _) -> erlang:nif_error(not_loaded).
+leak_calloc(_, _) -> erlang:nif_error(not_loaded).
+leak_aligned(_, _) -> erlang:nif_error(not_loaded).
+leak_strdup(_, _) -> erlang:nif_error(not_loaded).
+leak_old(_, _) -> erlang:nif_error(not_loaded).
+leak_mixed(_, _) -> erlang:nif_error(not_loaded).
+churn_malloc(_, _) -> erlang:nif_error(not_loaded).
 burn_normal(_, _) -> erlang:nif_error(not_loaded).
 burn_dirty(_, _) -> erlang:nif_error(not_loaded).
 nap_normal(_, _) -> erlang:nif_error(not_loaded).
@@ -122,6 +129,12 @@ bottom(leak_realloc, Count, Bytes) -> {bottom, leak_realloc(Count, Bytes)};
 bottom(leak_new, Count, Bytes) -> {bottom, leak_new(Count, Bytes)};
 bottom(leak_thread, Count, Bytes) -> {bottom, leak_thread(Count, Bytes)};
 bottom(no_leak, Count, Bytes) -> {bottom, no_leak(Count, Bytes)};
+bottom(leak_calloc, Count, Bytes) -> {bottom, leak_calloc(Count, Bytes)};
+bottom(leak_aligned, Count, Bytes) -> {bottom, leak_aligned(Count, Bytes)};
+bottom(leak_strdup, Count, Bytes) -> {bottom, leak_strdup(Count, Bytes)};
+bottom(leak_old, Count, Bytes) -> {bottom, leak_old(Count, Bytes)};
+bottom(leak_mixed, Count, Bytes) -> {bottom, leak_mixed(Count, Bytes)};
+bottom(churn_malloc, Count, Bytes) -> {bottom, churn_malloc(Count, Bytes)};
 bottom(slow, Count, Bytes) -> {bottom, leak_normal(Count, Bytes)};
 bottom(deep, Count, Bytes) -> {bottom, deep(Bytes, Count)};
 bottom(burn_normal, Count, Ms) -> {bottom, burn_normal(Count, Ms)};

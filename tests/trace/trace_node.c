@@ -2,10 +2,11 @@
 /*
  * Traces one node and prints what came out as JSON.
  *
- *	trace_node PID DIR [BUDGET [growth|cpu|native[=LIBRARY] [FREQUENCY]]]
+ *	trace_node PID DIR [BUDGET [growth|cpu|gc|gc_time|carrier|native[=LIBRARY] [FREQUENCY]]]
  *
  * attaches, makes DIR/go, waits until DIR/done is there (60 s at most), and prints
- * {"stacks":[{weight, gross, count, label, complete, frames}], "sum":{}, "stats":{}}.
+ * {"stacks":[{weight, gross, count, label, complete, frames}], "figures":{kind:{subject:{}}},
+ * "sum":{}, "stats":{}}.
  * Frames are leaf first: "e:module:function/arity", "n:symbol@library",
  * "cut", "joined", "repeat N". Exit code: that of the error, 77 without privilege.
  */
@@ -122,12 +123,27 @@ static json_t *processes_json(struct session *s)
 	return a;
 }
 
+static int figures_json(void *ctx, const char *kind, const char *subject,
+			const struct recording_figure *v, size_t n)
+{
+	json_t *all = ctx, *of = json_object_get(all, kind), *figures = json_object();
+
+	if (!of) {
+		of = json_object();
+		json_object_set_new(all, kind, of);
+	}
+	for (size_t i = 0; i < n; i++)
+		json_object_set_new(figures, v[i].name, json_integer((json_int_t)v[i].value));
+	return json_object_set_new(of, subject, figures);
+}
+
 static json_t *result(struct session *s, const struct profile *p)
 {
 	struct session_stats st;
 	const struct set_stats *set = &st.sets[SET_GROWTH];
 	struct growth_sum sum;
-	json_t *stacks = json_array(), *cuts = json_object();
+	const char *notice = "";
+	json_t *stacks = json_array(), *cuts = json_object(), *figures = json_object();
 
 	for (size_t i = 0; i < p->n; i++) {
 		const struct profile_stack *k = &p->stacks[i];
@@ -143,17 +159,22 @@ static json_t *result(struct session *s, const struct profile *p)
 						(int)k->complete, "process", (int)(k->process != 0),
 						"frames", frames));
 	}
+	session_figures(s, figures_json, figures);
 	session_stats(s, &st);
+	for (unsigned i = 0; i < SET_N; i++)
+		if (st.sets[i].name && st.sets[i].notice[0])
+			notice = st.sets[i].notice;
 	session_growth_sum(s, &sum);
 	for (unsigned i = 1; i < CUT_N; i++)
 		json_object_set_new(cuts, frame_cut_name(i),
 				    json_integer((json_int_t)st.count[COUNT_CUT + i]));
 	return json_pack(
-		"{s:o,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},"
-		"s:{s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:b,s:o}}",
-		"stacks", stacks, "without_stack", (json_int_t)p->without_stack, "sum", "opening",
-		(json_int_t)sum.opening, "closing", (json_int_t)sum.closing, "owned",
-		(json_int_t)sum.owned, "nearby", (json_int_t)sum.nearby, "unowned",
+		"{s:o,s:o,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I},"
+		"s:{s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,"
+		"s:b,s:o,s:s}}",
+		"stacks", stacks, "figures", figures, "without_stack", (json_int_t)p->without_stack,
+		"sum", "opening", (json_int_t)sum.opening, "closing", (json_int_t)sum.closing,
+		"owned", (json_int_t)sum.owned, "nearby", (json_int_t)sum.nearby, "unowned",
 		(json_int_t)sum.unowned, "moved", (json_int_t)sum.moved, "released",
 		(json_int_t)sum.released, "lost", (json_int_t)sum.lost, "stats", "seconds",
 		st.seconds, "faults",
@@ -162,13 +183,14 @@ static json_t *result(struct session *s, const struct profile *p)
 		(json_int_t)st.count[COUNT_COMPLETE], "erlang", (json_int_t)st.count[COUNT_ERLANG],
 		"erlang_root", (json_int_t)st.count[COUNT_ERLANG_ROOT], "joined",
 		(json_int_t)st.count[COUNT_JOINED], "leaf_only",
-		(json_int_t)st.count[COUNT_LEAF_ONLY], "missed", (json_int_t)st.missed,
-		"lost_records", (json_int_t)st.lost_records, "lost_stacks",
-		(json_int_t)st.lost_stacks, "records", (json_int_t)st.records, "kernel_bytes",
-		(json_int_t)st.kernel_bytes, "user_bytes", (json_int_t)st.user_bytes, "kernel_ns",
-		(json_int_t)st.kernel_ns, "own_ns", (json_int_t)st.own_ns, "cpu_fraction",
-		st.cpu_fraction, "thinned", (int)st.thinned, "over_budget", (int)st.over_budget,
-		"cuts", cuts);
+		(json_int_t)st.count[COUNT_LEAF_ONLY], "missed", (json_int_t)st.missed, "hits",
+		(json_int_t)st.count[COUNT_HITS], "full", (json_int_t)st.count[COUNT_FULL],
+		"read_failed", (json_int_t)st.count[COUNT_READ_FAILED], "lost_records",
+		(json_int_t)st.lost_records, "lost_stacks", (json_int_t)st.lost_stacks, "records",
+		(json_int_t)st.records, "kernel_bytes", (json_int_t)st.kernel_bytes, "user_bytes",
+		(json_int_t)st.user_bytes, "kernel_ns", (json_int_t)st.kernel_ns, "own_ns",
+		(json_int_t)st.own_ns, "cpu_fraction", st.cpu_fraction, "thinned", (int)st.thinned,
+		"over_budget", (int)st.over_budget, "cuts", cuts, "notice", notice);
 }
 
 static int fail(const struct error *err, int ret)
@@ -185,6 +207,7 @@ int main(int argc, char **argv)
 	struct session_opts opts = { 0 };
 	struct set_cpu_opts cpu = { 0 };
 	struct set_native_opts native = { 0 };
+	struct set_gc_opts gc = { .long_ms = 5, .large_words = 1000000 };
 	struct mappings *maps = NULL;
 	struct session *s = NULL;
 	struct target *t = NULL;
@@ -197,7 +220,8 @@ int main(int argc, char **argv)
 
 	if (argc < 3) {
 		fprintf(stderr,
-			"usage: trace_node PID DIR [BUDGET [growth|cpu|native[=LIBRARY] [FREQUENCY]]]\n");
+			"usage: trace_node PID DIR [BUDGET [growth|cpu|gc|gc_time|carrier|native[=LIBRARY] "
+			"[FREQUENCY]]]\n");
 		return EXIT_USAGE;
 	}
 	opts.budget = argc > 3 ? atof(argv[3]) : 0;
@@ -216,12 +240,15 @@ int main(int argc, char **argv)
 		ret = session_open(t, vm, code, &opts, &s, &err);
 	if (!ret && strncmp(kind, "native", 6) == 0) {
 		native.library = kind[6] ? kind + 7 : NULL;
+		native.blocks = (size_t)atoi(getenv("BLOCKS") ? getenv("BLOCKS") : "0");
 		kind = "native";
 		ret = session_add(s, &set_native, &native, &err);
 	} else if (!ret) {
-		ret = strcmp(kind, "growth") == 0   ? session_add(s, &set_growth, NULL, &err)
-		      : strcmp(kind, "offcpu") == 0 ? session_add(s, &set_offcpu, NULL, &err)
-						    : session_add(s, &set_cpu, &cpu, &err);
+		ret = strcmp(kind, "cpu") == 0	     ? session_add(s, &set_cpu, &cpu, &err)
+		      : strncmp(kind, "gc", 2) == 0  ? session_add(s, &set_gc, &gc, &err)
+		      : strcmp(kind, "offcpu") == 0  ? session_add(s, &set_offcpu, NULL, &err)
+		      : strcmp(kind, "carrier") == 0 ? session_add(s, &set_carriers, NULL, &err)
+						     : session_add(s, &set_growth, NULL, &err);
 	}
 	if (!ret && strcmp(kind, "cpu") == 0)
 		ret = session_add(s, &set_sched, NULL, &err);

@@ -126,6 +126,10 @@ static void test_live(void **state)
 		assert_int_equal(vm_carrier_functions_find(vm, a, &carriers, &k.err), 0);
 		assert_int_equal(carriers.refused, 0);
 		for (size_t i = 0; i < carriers.n; i++)
+			if (carriers.v[i].by_number &&
+			    image_symbol_at(vm->exe, carriers.v[i].addr, &sym))
+				assert_non_null(strstr(sym.name, "erts_mseg_"));
+		for (size_t i = 0; i < carriers.n; i++)
 			have[carriers.v[i].call] = true;
 		for (unsigned c = 0; c < CARRIER_CALLS; c++)
 			assert_true(have[c]);

@@ -107,7 +107,8 @@ static void on_made_bytes(void **state)
 {
 	for (size_t k = 0; k < sizeof(made) / sizeof(made[0]); k++) {
 		char why[SITE_WHY_MAX];
-		int skip = site_choose(made[k].code, made[k].len, HERE, made[k].need, why);
+		uint32_t depth;
+		int skip = site_choose(made[k].code, made[k].len, HERE, made[k].need, &depth, why);
 
 		if (skip != made[k].skip || !strstr(why, made[k].why))
 			fail_msg("%s: %d, should be %d; \"%s\"", made[k].what, skip, made[k].skip,
@@ -115,14 +116,31 @@ static void on_made_bytes(void **state)
 	}
 }
 
+static void below_the_return_address(void **state)
+{
+	static const uint8_t sub[] = { 0x48, 0x83, 0xec, 0x18, 0x48, 0x81, 0xec, 0, 1, 0, 0, 0x55 };
+	static const uint8_t lea[] = { 0x48, 0x8d, 0x64, 0x24, 0xf8, 0x55 };
+	static const uint8_t none[] = { 0x48, 0x85, 0xff, 0x74, 0x01, 0x90, 0xc3 };
+	char why[SITE_WHY_MAX];
+	uint32_t depth;
+
+	assert_int_equal(site_choose(sub, sizeof(sub), HERE, SITE_ARG0, &depth, why), 11);
+	assert_int_equal(depth, 0x118);
+	assert_int_equal(site_choose(lea, sizeof(lea), HERE, SITE_ARG0, &depth, why), 5);
+	assert_int_equal(depth, SITE_DEPTH_UNKNOWN);
+	assert_int_equal(site_choose(none, sizeof(none), HERE, SITE_ARG0, &depth, why), 3);
+	assert_int_equal(depth, 0);
+}
+
 static void far_in(void **state)
 {
 	char why[SITE_WHY_MAX];
 	uint8_t code[256];
+	uint32_t depth;
 
 	for (size_t k = 0; k < sizeof(code); k += 3)
 		memcpy(code + k, "\x48\x89\xf8", k + 3 <= sizeof(code) ? 3 : 1);
-	assert_int_equal(site_choose(code, sizeof(code), HERE, 0, why), -1);
+	assert_int_equal(site_choose(code, sizeof(code), HERE, 0, &depth, why), -1);
 	assert_non_null(strstr(why, "none of its first"));
 }
 
@@ -133,6 +151,7 @@ static void on_any_bytes(void **state)
 	uint8_t code[96];
 
 	for (unsigned n = 0; n < 20000; n++) {
+		uint32_t depth;
 		int skip;
 
 		for (size_t k = 0; k < sizeof(code); k++) {
@@ -141,7 +160,7 @@ static void on_any_bytes(void **state)
 			seed ^= seed << 17;
 			code[k] = (uint8_t)(seed >> 32);
 		}
-		skip = site_choose(code, n % (sizeof(code) + 1), HERE, n & 31, why);
+		skip = site_choose(code, n % (sizeof(code) + 1), HERE, n & 31, &depth, why);
 		assert_true(skip < (int)sizeof(code));
 		assert_true(skip >= 0 || (*why && strlen(why) < SITE_WHY_MAX));
 	}
@@ -203,6 +222,7 @@ static void one_file(const char *file, const char *const *must)
 			GElf_Sym sym;
 			GElf_Shdr in;
 			bool wanted = false;
+			uint32_t depth;
 			int skip;
 
 			gelf_getsym(data, (int)k, &sym);
@@ -218,7 +238,8 @@ static void one_file(const char *file, const char *const *must)
 				  (off_t)(sym.st_value - in.sh_addr + in.sh_offset)) < 0)
 				continue;
 			functions++;
-			skip = site_choose(code, sym.st_size, sym.st_value, SITE_RETURN, why);
+			skip = site_choose(code, sym.st_size, sym.st_value, SITE_RETURN, &depth,
+					   why);
 			for (size_t m = 0; must[m]; m++)
 				wanted = wanted || !strcmp(name, must[m]);
 			if (wanted && skip < 0)
@@ -276,9 +297,8 @@ static void on_real_files(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(on_made_bytes),
-		cmocka_unit_test(far_in),
-		cmocka_unit_test(on_any_bytes),
+		cmocka_unit_test(on_made_bytes), cmocka_unit_test(below_the_return_address),
+		cmocka_unit_test(far_in),	 cmocka_unit_test(on_any_bytes),
 		cmocka_unit_test(on_real_files),
 	};
 

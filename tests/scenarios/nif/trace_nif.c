@@ -20,10 +20,12 @@
 #if defined(__x86_64__)
 __asm__(".symver pthread_create, pthread_create@GLIBC_2.2.5");
 __asm__(".symver pthread_detach, pthread_detach@GLIBC_2.2.5");
+__asm__(".symver pthread_join, pthread_join@GLIBC_2.2.5");
 __asm__(".symver dlsym, dlsym@GLIBC_2.2.5");
 #elif defined(__aarch64__)
 __asm__(".symver pthread_create, pthread_create@GLIBC_2.17");
 __asm__(".symver pthread_detach, pthread_detach@GLIBC_2.17");
+__asm__(".symver pthread_join, pthread_join@GLIBC_2.17");
 __asm__(".symver dlsym, dlsym@GLIBC_2.17");
 #endif
 
@@ -177,6 +179,188 @@ ERL_NIF_TERM leak_new(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 	return enif_make_atom(env, "ok");
 }
 
+/* ---- the other ways to a block; t_malloc_probes.py ------------------------------- */
+
+static void *noted(void *p)
+{
+	if (p)
+		count(malloc_usable_size(p) + 8);
+	return p;
+}
+
+ERL_NIF_TERM leak_calloc(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	for (unsigned long i = 0; i < n; i++)
+		noted(calloc(4, bytes / 4));
+	return enif_make_atom(env, "ok");
+}
+
+/* The four that align, and reallocarray. */
+ERL_NIF_TERM leak_aligned(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	for (unsigned long i = 0; i < n; i++) {
+		void *p = NULL;
+
+		switch (i % 5) {
+		case 0:
+			p = memalign(256, bytes);
+			break;
+		case 1:
+			p = aligned_alloc(64, (bytes + 63) & ~63UL);
+			break;
+		case 2:
+			if (posix_memalign(&p, 1024, bytes))
+				p = NULL;
+			break;
+		case 3:
+			p = valloc(bytes);
+			break;
+		default:
+			p = reallocarray(NULL, 8, bytes / 8);
+		}
+		noted(p);
+	}
+	return enif_make_atom(env, "ok");
+}
+
+ERL_NIF_TERM leak_strdup(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+	char *text;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes) || !(text = malloc(bytes)))
+		return enif_make_badarg(env);
+	memset(text, 'x', bytes - 1);
+	text[bytes - 1] = 0;
+	for (unsigned long i = 0; i < n; i++)
+		noted(i & 1 ? strdup(text) : strndup(text, bytes));
+	free(text);
+	return enif_make_atom(env, "ok");
+}
+
+/* A block that was there before anybody looked is made larger: what it grew by is new. */
+static char *old_block;
+
+ERL_NIF_TERM leak_old(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+	size_t was = malloc_usable_size(old_block);
+	char *p;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	p = realloc(old_block, was + n * bytes);
+	if (p) {
+		old_block = p;
+		count(malloc_usable_size(p) - was);
+	}
+	return enif_make_atom(env, "ok");
+}
+
+/* Blocks that two threads take from each other and free; between two calls of mixed() a
+ * place holds a block or none. */
+#define PLACES 64
+static void *places[PLACES];
+static volatile int shuttle_runs;
+
+static void *some_block(unsigned long i, unsigned long bytes)
+{
+	void *p = NULL;
+
+	switch (i % 6) {
+	case 0:
+		return calloc(1, bytes);
+	case 1:
+		return realloc(malloc(bytes / 2), bytes);
+	case 2:
+		return memalign(128, bytes);
+	case 3:
+		return posix_memalign(&p, 64, bytes) ? NULL : p;
+	case 4:
+		return realloc(malloc(bytes * 2), bytes);
+	default:
+		return malloc(bytes);
+	}
+}
+
+static void shuttle(unsigned long i, unsigned long bytes)
+{
+	void *p = some_block(i, 16 + i * 7919 % bytes);
+
+	p = __atomic_exchange_n(&places[i * 31 % PLACES], p, __ATOMIC_ACQ_REL);
+	if (i % 7)
+		free(p);
+	else if (p && realloc(p, 0)) /* frees */
+		abort();
+}
+
+static void *shuttle_main(void *arg)
+{
+	for (unsigned long i = 0; shuttle_runs; i++) {
+		struct timespec pause = { 0, 50000 };
+
+		shuttle(i, 3000);
+		if (i % 8 == 0)
+			nanosleep(&pause, NULL);
+	}
+	return arg;
+}
+
+static void places_empty(void)
+{
+	for (unsigned i = 0; i < PLACES; i++)
+		free(__atomic_exchange_n(&places[i], NULL, __ATOMIC_ACQ_REL));
+}
+
+/* One block in ten is kept, all kinds, while another thread takes and frees. */
+ERL_NIF_TERM leak_mixed(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+	pthread_t thread;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	shuttle_runs = 1;
+	if (pthread_create(&thread, NULL, shuttle_main, NULL))
+		return enif_make_badarg(env);
+	for (unsigned long i = 0; i < n; i++) {
+		for (unsigned k = 0; k < 9; k++)
+			shuttle(i * 9 + k, bytes);
+		noted(some_block(i, bytes));
+	}
+	shuttle_runs = 0;
+	pthread_join(thread, NULL);
+	places_empty();
+	return enif_make_atom(env, "ok");
+}
+
+/* The same without keeping any. */
+ERL_NIF_TERM churn_malloc(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, bytes;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &bytes))
+		return enif_make_badarg(env);
+	for (unsigned long i = 0; i < n; i++)
+		shuttle(i, bytes);
+	places_empty();
+	return enif_make_atom(env, "ok");
+}
+
 struct work {
 	unsigned long n, bytes;
 };
@@ -321,7 +505,8 @@ static int load(ErlNifEnv *env, void **priv_data, ERL_NIF_TERM load_info)
 	(void)env;
 	(void)priv_data;
 	(void)load_info;
-	return 0;
+	old_block = malloc(1 << 20);
+	return old_block ? 0 : 1;
 }
 
 static ErlNifFunc functions[] = {
@@ -333,6 +518,12 @@ static ErlNifFunc functions[] = {
 	{ "leak_realloc", 2, leak_realloc, 0 },
 	{ "leak_new", 2, leak_new, 0 },
 	{ "leak_thread", 2, leak_thread, ERL_NIF_DIRTY_JOB_IO_BOUND },
+	{ "leak_calloc", 2, leak_calloc, 0 },
+	{ "leak_aligned", 2, leak_aligned, 0 },
+	{ "leak_strdup", 2, leak_strdup, 0 },
+	{ "leak_old", 2, leak_old, 0 },
+	{ "leak_mixed", 2, leak_mixed, ERL_NIF_DIRTY_JOB_CPU_BOUND },
+	{ "churn_malloc", 2, churn_malloc, 0 },
 	{ "no_leak", 2, no_leak, 0 },
 	{ "burn_normal", 2, burn_normal, 0 },
 	{ "burn_dirty", 2, burn_dirty, ERL_NIF_DIRTY_JOB_CPU_BOUND },

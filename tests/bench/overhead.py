@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""What tools cost a node: CPU time of its threads for an operation, with the tool attached
+and without, in pairs one after the other.
+
+    tests/bench/overhead.py [--quick] [-r REL] [-l "gc ets"] [-t PATTERN] [-o FILE]
+
+Loads: gc, binaries, messages, ets, crypto; each is one saturated loop that counts its
+operations. Tools: beamray's default probes, each probe set alone, a recording with a look
+every 10 s; and beside them, where they run, `perf record -F 49 -g`, bcc's memleak, and
+bpftrace at page faults and at 49 Hz.
+
+CPU time is that of /proc/PID/task/*/schedstat: system time is in it, and what interrupts
+and probes take from the threads. A pair is a window without the tool and one with it, in
+turn first and second; the ratio of a pair is (CPU for an operation with) / (without).
+Printed are the median of the pairs and their spread. A row "nothing" has no tool in it: it
+says how much of a difference is the machine's own. Run it on a machine that does nothing
+else; on a busy one only large ratios mean anything.
+
+  --quick   3 pairs of 1 s instead of 9 of 3 s
+  -t        only tools whose name matches
+  -o FILE   all figures as JSON
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+from lab import PROGRAM, Node, NodeError, beamray, descendants  # noqa: E402
+from recorder import rows  # noqa: E402
+
+LOADS = ["gc", "binaries", "messages", "ets", "crypto"]
+# Schedulers that wait by spinning would count as work.
+FLAGS = ["+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none"]
+ATTACH_S = 60
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class CannotRun(Exception):
+    pass
+
+
+# ---- tools -----------------------------------------------------------------------------
+
+class Tool:
+    """A program that is started, attached, and stopped by SIGINT."""
+
+    def __init__(self, name, command, attached):
+        self.name, self.command, self.attached = name, command, attached
+        self.kernel_bytes = self.lost = None
+
+    def start(self, pid, folder):
+        self.log = open(os.path.join(folder, "log"), "w+b")
+        self.file = os.path.join(folder, "out")
+        command = [str(a) for a in self.command(pid, self.file)]
+        if not shutil.which(command[0]):
+            raise CannotRun("%s is not on this machine" % command[0])
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log,
+                                        stderr=subprocess.STDOUT, cwd=folder)
+        end = time.monotonic() + ATTACH_S
+        while not self.attached(self):
+            if self.process.poll() is not None or time.monotonic() > end:
+                why = self.text().strip().splitlines()
+                self.stop()
+                raise CannotRun(why[-1][:150] if why else "it ended at once")
+            time.sleep(0.05)
+
+    def text(self):
+        self.log.seek(0)
+        return self.log.read().decode("utf-8", "replace")
+
+    def usage(self):
+        """CPU seconds and resident bytes of it and its children."""
+        cpu = memory = 0
+        for pid in [self.process.pid, *descendants(self.process.pid)]:
+            try:
+                fields = Path("/proc/%d/stat" % pid).read_text().rsplit(") ", 1)[1].split()
+                cpu += (int(fields[11]) + int(fields[12])) / TICKS
+                memory += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+            except (OSError, IndexError):
+                pass
+        return cpu, memory
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+
+class Beamray(Tool):
+    def __init__(self, name, *options, interval="1h"):
+        def command(pid, file):
+            return [PROGRAM, "record", "-p", pid, "-o", file, "-d", "1h", "-i", interval,
+                    "--budget", "100", *options]
+        super().__init__(name, command, Beamray.has_look)
+        self.interval = interval
+
+    def has_look(self):
+        try:
+            return rows(self.file, "SELECT count(*) FROM look")[0][0] >= 1
+        except Exception:  # not a database yet
+            return False
+
+    def stop(self):
+        super().stop()
+        try:
+            figures = dict(rows(self.file, "SELECT name, value FROM counter ORDER BY look"))
+            self.kernel_bytes = figures.get("trace.kernel_bytes")
+            self.lost = sum(figures.get(n, 0) for n in ("trace.lost_records",
+                                                        "trace.lost_stacks"))
+        except Exception:
+            pass
+
+
+class Nothing(Tool):
+    def __init__(self):
+        super().__init__("nothing", lambda pid, file: ["sleep", "1h"], lambda tool: True)
+
+
+def said(pattern):
+    return lambda tool: re.search(pattern, tool.text())
+
+
+def tools():
+    options = beamray("record", "--help").out
+    found = [Nothing(), Beamray("beamray record"),
+             Beamray("beamray record -i 10s", interval="10s")]
+    for name in ("growth", "carriers", "cpu", "gc", "native", "offcpu"):
+        if re.search(r"--%s\b" % name, options):
+            found.append(Beamray("beamray record --%s" % name, "--" + name))
+    found.append(Tool("perf record -F 49 -g",
+                      lambda pid, file: ["perf", "record", "-F", "49", "-g", "-p", pid, "-o", file],
+                      lambda tool: os.path.exists(tool.file)))
+    found.append(Tool("bcc memleak",
+                      lambda pid, file: ["memleak-bpfcc", "-p", pid, "3600"],
+                      said("Attaching to pid")))
+    for name, probe in (("page faults", "tracepoint:exceptions:page_fault_user /pid == %s/"),
+                        ("49 Hz", "profile:hz:49 /pid == %s/")):
+        found.append(Tool("bpftrace, stacks at " + name,
+                          lambda pid, file, probe=probe: [
+                              "bpftrace", "-e", probe % pid + " { @[ustack] = count(); }"],
+                          said("Attaching")))
+    return found
+
+
+# ---- measuring ------------------------------------------------------------------------------
+
+def cpu_ns(pid):
+    total = 0
+    for task in Path("/proc/%d/task" % pid).iterdir():
+        try:
+            total += int((task / "schedstat").read_text().split()[0])
+        except OSError:
+            pass
+    return total
+
+
+def window(node, seconds):
+    """CPU nanoseconds for an operation."""
+    ops, cpu = node("bench", "count"), cpu_ns(node.pid)
+    time.sleep(seconds)
+    ops, cpu = node("bench", "count") - ops, cpu_ns(node.pid) - cpu
+    if ops <= 0:
+        raise NodeError("the load stands still")
+    return cpu / ops
+
+
+def with_tool(node, tool, seconds):
+    with tempfile.TemporaryDirectory() as folder:
+        tool.start(node.pid, folder)
+        try:
+            time.sleep(0.3)
+            before, start = tool.usage()[0], time.monotonic()
+            cost = window(node, seconds)
+            cpu, memory = tool.usage()
+            return cost, (cpu - before) / (time.monotonic() - start), memory
+        finally:
+            tool.stop()
+
+
+def measure(node, tool, pairs, seconds):
+    ratios, own, memory = [], [], 0
+    for i in range(pairs):
+        if i % 2:
+            cost, cpu, rss = with_tool(node, tool, seconds)
+            time.sleep(0.3)
+            plain = window(node, seconds)
+        else:
+            plain = window(node, seconds)
+            cost, cpu, rss = with_tool(node, tool, seconds)
+            time.sleep(0.3)
+        ratios.append(cost / plain)
+        own.append(cpu)
+        memory = max(memory, rss)
+    return {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios),
+            "pairs": pairs, "own_cpu": statistics.median(own), "rss": memory,
+            "kernel_bytes": tool.kernel_bytes, "lost": tool.lost}
+
+
+def show(tool, r):
+    extra = "" if r["kernel_bytes"] is None else "  %5.1f MiB kernel" % (r["kernel_bytes"] / 2**20)
+    if r["lost"]:
+        extra += "  LOST %d" % r["lost"]
+    print("  %-34s %6.3f  (%.3f .. %.3f)  %5.1f%%  %6.1f MiB%s" %
+          (tool, r["ratio"], r["low"], r["high"], 100 * r["own_cpu"], r["rss"] / 2**20, extra),
+          flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("-r", "--release", default="25")
+    parser.add_argument("-l", "--loads", default=" ".join(LOADS))
+    parser.add_argument("-t", "--tools", default="")
+    parser.add_argument("-o", "--output")
+    options = parser.parse_args()
+    pairs, seconds = (3, 1) if options.quick else (9, 3)
+    chosen = [t for t in tools() if re.search(options.tools, t.name)]
+    figures, impossible = {}, {}
+    load = os.getloadavg()[0]
+    print("CPU for an operation with the tool / without, median of %d pairs of %d s (spread);\n"
+          "the tool's own CPU of one core and memory. OTP %s, %d CPUs, load average %.1f%s" %
+          (pairs, seconds, options.release, os.cpu_count(), load,
+           ": NOT A QUIET MACHINE" if load > 0.5 else ""))
+    try:
+        for kind in options.loads.split():
+            print(kind, flush=True)
+            with Node(options.release, flags=FLAGS) as node:
+                node("bench", "start", kind)
+                time.sleep(2)
+                for tool in chosen:
+                    if tool.name in impossible:
+                        continue
+                    try:
+                        figures.setdefault(kind, {})[tool.name] = measure(node, tool, pairs,
+                                                                          seconds)
+                        show(tool.name, figures[kind][tool.name])
+                    except CannotRun as e:
+                        impossible[tool.name] = str(e)
+    except NodeError as e:
+        sys.exit(str(e))
+    print("median of the loads")
+    for tool in chosen:
+        ratios = [f[tool.name]["ratio"] for f in figures.values() if tool.name in f]
+        if ratios:
+            print("  %-34s %6.3f" % (tool.name, statistics.median(ratios)))
+    for name, why in impossible.items():
+        print("  %-34s does not run here: %s" % (name, why))
+    if options.output:
+        Path(options.output).write_text(json.dumps(
+            {"pairs": pairs, "seconds": seconds, "release": options.release, "load": load,
+             "figures": figures, "impossible": impossible}, indent=1) + "\n")
+
+
+main()

@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Native memory from a still image: what is lost, and whose the rest is. Libraries that
+know what they hold and what they have lost are the truth."""
+# timeout: 300
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+from lab import LONG, Tap, beamray, memory, releases  # noqa: E402
+from own import OwnNode, look, total  # noqa: E402
+
+ALL = ("own_c", "own_cpp", "own_z", "own_drv")
+OWNERS = {name + ".so" for name in ALL} | {"crypto.so", "beam.smp"}
+
+
+def fill(node, n):
+    """Everything held, then everything lost."""
+    node("app", "crypto")
+    node.load(*ALL)
+    node("crypto", 50)
+    for what in ("make", "leak"):
+        for library in ALL:
+            node("call", library, what, min(n // 40, 100) if library == "own_z" else n)
+        if what == "make":
+            node("call", "own_c", "hold", 500)
+    node.settle()
+
+
+def wrong_bytes(truth):
+    """Said to be another one's. A library both use is not wrong, and neither is the VM's."""
+    wrong = 0
+    for owner, of in truth.items():
+        for key, count in of.items():
+            if key.startswith("as ") and key.split()[1] in OWNERS - {owner}:
+                wrong += count
+    return wrong
+
+
+def check_truth(tap, found, label):
+    lost, kept = found["truth"]["lost"], found["truth"]["kept"]
+    tap.ok("%s: the heap was walked, and lost is proved" % label,
+           found["walked"] and found["proved"] and found["complete"], found["notes"])
+    recall = total(lost, "found") / total(lost, "bytes")
+    tap.ok("%s: 97%% of %d lost bytes are found lost" % (label, total(lost, "bytes")),
+           recall >= 0.97, recall)
+    for owner, of in lost.items():
+        tap.ok("%s: most of those of %s too" % (label, owner),
+               of.get("found", 0) >= 0.9 * of["bytes"], of)
+    tap.ok("%s: of %d kept bytes not 0.1%% are said to be lost" % (label, total(kept, "bytes")),
+           total(kept, "found") <= 0.001 * total(kept, "bytes"), kept)
+    everything = total(lost, "bytes") + total(kept, "bytes")
+    wrong = wrong_bytes(lost) + wrong_bytes(kept)
+    tap.ok("%s: not 0.1%% have a wrong owner" % label, wrong <= 0.001 * everything,
+           (wrong, lost, kept))
+    for owner, of in kept.items():
+        tap.ok("%s: 80%% of what %s holds is known to be its own" % (label, owner),
+               of.get("right", 0) >= 0.8 * of["bytes"], of)
+    tap.note("%s: recall %.4f, wrong %d of %d, known %.3f; %.2f s, %.3f s CPU, %d MB read"
+             % (label, recall, wrong, everything, total(kept, "right") / total(kept, "bytes"),
+                found["seconds"], found["cpu_seconds"], found["read_bytes"] >> 20))
+
+
+def check_sums(tap, node, found, label):
+    """Beside the ledger's accounts, which come from another way of adding."""
+    rows = {row["account"]: row["bytes"] for row in memory(node.pid).json()["ledger"]}
+    should = sum(rows.get(a, 0) for a in ("native.heap.used", "native.mmap", "native.stack"))
+    tap.ok("%s: native memory is the ledger's %d bytes (1%%)" % (label, should),
+           abs(found["used_resident"] - should) <= 0.01 * should, found["used_resident"])
+    explained = sum(row["resident"] for row in found["rows"]) + found["bookkeeping"]
+    tap.equal("%s: the rows add up to it" % label, explained, found["used_resident"])
+    tap.ok("%s: malloc's own is little" % label, found["bookkeeping"] < 0.02 * should + (1 << 20),
+           found["bookkeeping"])
+
+
+def check_command(tap, node, found, label):
+    lost = beamray("list", "-p", node.pid, "lost", "--json").json()
+    tap.ok("%s: list lost says what the library says" % label,
+           lost["complete"] and
+           abs(lost["summary"]["lost_bytes"] - found["lost_bytes"]) <= 0.1 * found["lost_bytes"],
+           (lost["summary"], found["lost_bytes"]))
+    tap.equal("%s: its rows add up" % label, sum(r["bytes"] for r in lost["rows"]),
+              lost["summary"]["lost_bytes"])
+    sizes = {r["size"]: r for r in lost["rows"] if r["owner"] is None}
+    tap.ok("%s: 5000 bytes each are a size of their own, with arena, threads and hint" % label,
+           5008 in sizes and sizes[5008]["count"] >= 100 and sizes[5008]["arena_threads"]
+           and "own_c.so" in (sizes[5008]["hint"] or ""), json.dumps(sizes.get(5008)))
+    native = beamray("list", "-p", node.pid, "native", "--json").json()
+    told = {(r["owner"], r["evidence"]) for r in native["rows"]}
+    tap.ok("%s: list native has each kind of evidence" % label,
+           {("own_c.so", "content"), ("own_c.so", "data"), ("own_c.so", "tag"),
+            ("own_cpp.so", "content"), ("own_drv.so", "data"), ("beam.smp", "vm")} <= told,
+           sorted(map(str, told)))
+    for what in ("lost", "native"):
+        text = beamray("list", "-p", node.pid, what)
+        tap.ok("%s: list %s fits 80 columns" % (label, what),
+               text.code == 0 and max(map(len, text.out.splitlines())) <= 80, text.err)
+
+
+def main():
+    with Tap() as tap:
+        for release in releases(tap):
+            label = "OTP " + release
+            with OwnNode(release) as node:
+                node.settle()
+                found = look(node.pid)
+                tap.ok("%s: an idle node has lost nothing" % label,
+                       found["lost_bytes"] <= 4096, found["lost_groups"][:5])
+                fill(node, 4000 if LONG else 1000)
+                found = look(node.pid, node.truth())
+                check_truth(tap, found, label)
+                check_sums(tap, node, found, label)
+                check_command(tap, node, found, label)
+
+
+main()
