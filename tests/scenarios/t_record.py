@@ -312,7 +312,12 @@ def bad_input(tap, tmp, good):
         done.wait()
         refused(tap, "record: no such process", beamray("record", "-p", done.pid, "-o", good), GONE)
         tap.equal("and the old recording is still there", beamray("report", good).code, 0)
+        fifo = os.path.join(tmp, "fifo")
+        os.mkfifo(fifo)
+        refused(tap, "record into a FIFO", beamray("record", "-p", node.pid, "-o", fifo))
+        refused(tap, "report of a FIFO", beamray("report", fifo))
         full_disk(tap, node, tmp)
+        read_only(tap, node, tmp, good)
     for args in ([], [there], [tmp], [there + "3"], [good, good], [good, "-f", "nonsense"],
                  [good, "--kind", "nonsense", "-f", "svg"], [good, "-p", 1], [good, "-o", good],
                  [good, "--diff", good, "-f", "pprof"], [good, "--diff", there, "-f", "svg"]):
@@ -348,6 +353,23 @@ def full_disk(tap, node, tmp):
            one_line(done.stderr) and "no space left" in done.stderr,
            (done.returncode, done.stderr))
     tap.ok("disk full: what was committed stays", len(json.loads(text or "{}")["looks"]) >= 2)
+
+
+def read_only(tap, node, tmp, good):
+    """A file system that cannot be written: no recording on it, but reports of one."""
+    where = os.path.join(tmp, "fixed")
+    os.mkdir(where)
+    script = ("mount -t tmpfs tmpfs {0} && cp {3} {0}/good && mount -o remount,ro {0} || exit 99\n"
+              "{1} record -p {2} -o {0}/r -d 1\ncode=$?\n"
+              "{1} report {0}/good >/dev/null || exit 98\nexit $code").format(
+                  where, PROGRAM, node.pid, good)
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True,
+                          check=False, timeout=60)
+    if done.returncode == 99:
+        tap.skip("read-only disk", "no mount here")
+        return
+    tap.ok("read-only disk: no recording, exit code 4 and a sentence", done.returncode == DENIED and
+           one_line(done.stderr) and "ead-only" in done.stderr, (done.returncode, done.stderr))
 
 
 def damaged(tap, tmp, good):
