@@ -10,7 +10,7 @@
  * Three module tables rotate with the code index; all three are read, since
  * only the union of them is sure to hold everything that can be on a stack.
  * ErlNifEntry and ErlNifFunc are public interfaces (erl_nif.h); the VM converts
- * privates built for older ones when it loads them, so one form is enough.
+ * libraries built for older ones when it loads them, so one form is enough.
  */
 #include "erts/natives.h"
 

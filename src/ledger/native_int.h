@@ -215,7 +215,7 @@ struct typical {
 	struct votes v[2];
 	struct rule *rules;
 	size_t n_rules, room_rules;
-	const bool *teaches; /* [owners] NIFs and drivers: judged by their own blocks */
+	const bool *teaches; /* [owners] all but libraries: judged by their own blocks */
 	bool *changed;	     /* [buckets] one of this size got an owner since the last lesson */
 	bool *news;	     /* [buckets] the last lesson brought something for this size */
 	uint32_t *below;     /* [buckets] the size that is 16 bytes smaller, or n */

@@ -12,6 +12,9 @@
  * native_evidence. Where two names of equal strength meet, the block belongs to
  * "several", and so does what follows: no name is better than a wrong one.
  *
+ * The VM's own data has its say together with that of NIFs; that a block points
+ * into the VM is said last, since NIFs hold callbacks like enif_free() too.
+ *
  * The loader's link maps hold pointers into every library and are pointed to by
  * each one's data: they carry no name.
  */
@@ -372,8 +375,7 @@ int owners_spread(struct scan *s)
 	if (!teaches)
 		return -ENOMEM;
 	for (i = OWNER_FIRST; i < s->n_owners; i++)
-		teaches[i] = s->owners[i].class == NATIVE_CLASS_NIF ||
-			     s->owners[i].class == NATIVE_CLASS_DRIVER;
+		teaches[i] = s->owners[i].class != NATIVE_CLASS_LIBRARY;
 	w.t.s = s;
 	ret = typical_open(g, teaches, &w.t);
 	for (i = 0; i < g->n && !ret; i++)
@@ -381,6 +383,9 @@ int owners_spread(struct scan *s)
 			g->v[i].flags |= NODE_LOADER;
 	for (kind = NATIVE_CONTENT; kind < NATIVE_EVIDENCES && !ret; kind++)
 		ret = kind_spread(s, &w, (enum native_evidence)kind);
+	for (i = 0; i < g->n; i++)
+		if (g->v[i].owner == s->vm_owner)
+			g->v[i].evidence = NATIVE_VM;
 	typical_close(&w.t);
 	free(teaches);
 	free(w.v);
