@@ -74,10 +74,10 @@ struct libc_opts {
 	/* Called for every chunk when set: `addr` is what malloc returned, `size` the
 	 * whole chunk's bytes, header included (so it reaches from addr - 16 to
 	 * addr - 16 + size); used == false for free ones (tcache and fastbin members
-	 * included, top not). In a pass of its own after each arena's walk: on a busy
-	 * target it may differ from the sums. Mmapped chunks come with arena 0. */
+	 * included, top not). What the sums are made of, each once, when an arena's walk
+	 * is over: some 16 bytes a chunk wait until then. Mmapped chunks come with arena 0. */
 	void (*chunk)(void *arg, uint64_t addr, uint64_t size, bool used, unsigned arena);
-	/* With `chunk`: what that pass had to leave out of a heap, because headers did
+	/* With `chunk`: what the walk had to leave out of a heap, because headers did
 	 * not fit each other. Chunks may be in there that nobody reported. */
 	void (*gap)(void *arg, uint64_t start, uint64_t end, unsigned arena);
 	void *arg;

@@ -66,8 +66,17 @@ struct tally {
 	uint64_t chunks_used, chunks_free, used_bytes, free_bytes, tcache_bytes, fastbin_bytes;
 	uint64_t tcache_chunks, fastbin_chunks;
 	uint64_t hits;		    /* cached chunks found where they should be */
+	size_t events;		    /* to be reported so far */
 	uint64_t forward, backward; /* sums of the edges' hashes */
 };
+
+/* What a walk that is the best of several will report. */
+struct event {
+	uint64_t chunk, size; /* bytes | EVENT_USED or EVENT_GAP: sizes are multiples of 16 */
+};
+
+#define EVENT_USED 1ULL
+#define EVENT_GAP  2ULL
 
 struct walk {
 	struct heap_view *v;
@@ -75,7 +84,8 @@ struct walk {
 	unsigned arena;
 	uint64_t addr; /* of the arena */
 	unsigned top_moves;
-	bool emit; /* report chunks instead of proving */
+	struct event *events; /* w->at.events of them count */
+	size_t room_events;
 	uint8_t *window;
 	uint64_t window_at;
 	size_t window_len, window_want;
@@ -247,9 +257,22 @@ static const struct cached_chunk *cached_at(struct walk *w, uint64_t chunk)
 									: NULL;
 }
 
-static void emit(struct walk *w, bool used)
+static void event_add(struct walk *w, uint64_t chunk, uint64_t size)
 {
-	w->v->opts->chunk(w->v->opts->arg, w->at.chunk + CHUNK_HEADER, w->at.size, used, w->arena);
+	if (!w->v->opts->chunk)
+		return;
+	if (w->at.events == w->room_events) {
+		size_t room = w->room_events ? 2 * w->room_events : 4096;
+		struct event *bigger = realloc(w->events, room * sizeof(*bigger));
+
+		if (!bigger) {
+			w->v->fatal = -ENOMEM;
+			return;
+		}
+		w->events = bigger;
+		w->room_events = room;
+	}
+	w->events[w->at.events++] = (struct event){ chunk, size };
 }
 
 /* The chunk that waited, now that its next header says whether it is in use. */
@@ -270,8 +293,7 @@ static bool chunk_close(struct walk *w, uint64_t next_prev_size, uint64_t next_f
 		t->forward += edge(t->chunk, t->fd);
 		t->backward += edge(t->bk, t->chunk);
 		t->previous_free = true;
-		if (w->emit)
-			emit(w, false);
+		event_add(w, t->chunk, t->size);
 		return true;
 	}
 	t->previous_free = false;
@@ -295,15 +317,13 @@ static bool chunk_close(struct walk *w, uint64_t next_prev_size, uint64_t next_f
 			t->tcache_chunks++;
 			t->tcache_bytes += t->size;
 		}
-		if (w->emit)
-			emit(w, false);
+		event_add(w, t->chunk, t->size);
 		return true;
 	}
 	t->used_resident += resident;
 	t->used_bytes += t->size;
 	t->chunks_used++;
-	if (w->emit)
-		emit(w, true);
+	event_add(w, t->chunk, t->size | EVENT_USED);
 	return true;
 }
 
@@ -349,13 +369,13 @@ static size_t cached_from(const struct cached_chunks *c, uint64_t addr)
 static bool walk_resume(struct walk *w, uint64_t at, uint64_t stop)
 {
 	size_t i = cached_from(w->cached, at + 1);
+	uint64_t start;
 
 	if (w->v->fatal || i == w->cached->n || w->cached->v[i].chunk >= stop ||
 	    w->gaps++ >= GAPS_MAX)
 		return false;
-	if (w->emit && w->v->opts->gap)
-		w->v->opts->gap(w->v->opts->arg, w->at.pending ? w->at.chunk : at,
-				w->cached->v[i].chunk, w->arena);
+	start = w->at.pending ? w->at.chunk : at;
+	event_add(w, start, (w->cached->v[i].chunk - start) | EVENT_GAP);
 	w->resume = w->cached->v[i].chunk;
 	w->at.pending = w->at.previous_free = false;
 	w->at.cached = i;
@@ -417,9 +437,8 @@ static bool heap_chunks(struct walk *w, struct heap *heap)
 				w->why = "chunk headers do not fit each other";
 			if (walk_resume(w, at, stop))
 				continue;
-			if (w->emit && w->v->opts->gap)
-				w->v->opts->gap(w->v->opts->arg, t->pending ? t->chunk : at, stop,
-						w->arena);
+			at = t->pending ? t->chunk : at;
+			event_add(w, at, stop > at ? (stop - at) | EVENT_GAP : EVENT_GAP);
 			t->pending = false;
 			return false;
 		}
@@ -643,12 +662,15 @@ struct attempt {
 	bool agreed;	/* and the free lists */
 	uint64_t other; /* resident bytes that could not be told */
 	uint64_t bytes;
+	struct event *events;
+	size_t n_events;
 };
 
 static void attempt_free(struct attempt *a)
 {
 	free(a->heaps);
 	free(a->regions);
+	free(a->events);
 	*a = (struct attempt){ 0 };
 }
 
@@ -772,6 +794,10 @@ static void arena_try(struct heap_view *v, uint64_t addr, struct walk *w, struct
 	}
 	sums_add(&a->arena, &w->at);
 	a->bytes = w->bytes;
+	a->events = w->events;
+	a->n_events = w->at.events;
+	w->events = NULL;
+	w->room_events = 0;
 	if (!a->walked) {
 		arena_say(&a->arena, w->why ? w->why : "chunks could not be read");
 		return;
@@ -792,19 +818,21 @@ static void arena_try(struct heap_view *v, uint64_t addr, struct walk *w, struct
 		a->agreed = true;
 }
 
-/* Reports the chunks in a pass of its own: a walk that is tried again must not
- * report twice. */
-static void arena_emit(struct heap_view *v, struct walk *w, struct attempt *a,
-		       const struct cached_chunks *cached)
+/* Reports what the best walk saw. */
+static void arena_emit(struct heap_view *v, unsigned index, const struct attempt *a)
 {
+	const struct libc_opts *opts = v->opts;
 	size_t i;
 
-	w->emit = true;
-	w->cached = cached;
-	w->at = (struct tally){ 0 };
-	for (i = 0; i < a->n && !v->fatal; i++)
-		(void)heap_chunks(w, &a->heaps[i]);
-	w->emit = false;
+	for (i = 0; i < a->n_events; i++) {
+		uint64_t chunk = a->events[i].chunk, size = a->events[i].size & ~SIZE_BITS;
+
+		if (!(a->events[i].size & EVENT_GAP))
+			opts->chunk(opts->arg, chunk + CHUNK_HEADER, size,
+				    a->events[i].size & EVENT_USED, index);
+		else if (opts->gap)
+			opts->gap(opts->arg, chunk, chunk + size, index);
+	}
 }
 
 int arena_walk(struct heap_view *v, uint64_t addr, unsigned index,
@@ -843,9 +871,10 @@ int arena_walk(struct heap_view *v, uint64_t addr, unsigned index,
 	best.arena.torn = !best.agreed;
 	v->out->arenas[index] = best.arena;
 	if (v->opts->chunk && best.structure && !v->fatal)
-		arena_emit(v, &w, &best, &cached);
+		arena_emit(v, index, &best);
 	attempt_free(&best);
 	cached_free(&cached);
+	free(w.events);
 	free(w.window);
 	return v->fatal;
 }
