@@ -100,8 +100,7 @@ static void facts(struct listing *l, const struct native *n)
 	for (i = 0; i < n->n_notes; i++)
 		listing_note(l, "%s", n->notes[i]);
 	if (!n->complete)
-		listing_missing(l, n->heap_walked ? n->unread_bytes : 1,
-				n->heap_walked ? n->unread_bytes : 1);
+		listing_missing(l, 1, 1);
 	if (!n->heap_walked)
 		return;
 	listing_fact(l, "used_resident", "native memory in use", COLUMN_BYTES, n->used_resident);
@@ -153,6 +152,13 @@ static int collect_lost(struct list_run *run, struct error *err)
 				"any more. A size is a whole chunk: up to 24 bytes more than was "
 				"asked for. To see who takes more of them: `beamray record "
 				"--growth`, `beamray doctor`.");
+	for (i = 0; i < n->n_lost && *n->lost[i].owner; i++)
+		;
+	if (i < n->n_lost && *n->lost[i].candidates)
+		listing_note(l,
+			     "Without an owner: plain bytes, which do not say whose they are. A hint, "
+			     "no proof, for those of %llu bytes: %s.",
+			     (unsigned long long)n->lost[i].size, n->lost[i].candidates);
 	if (n->excused)
 		listing_note(l,
 			     "%llu signal stacks of the VM's threads are left out: the kernel "

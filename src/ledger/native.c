@@ -325,10 +325,6 @@ static void doubts(struct scan *s, struct native *out)
 			       "may pass for reachable, and some owners are missing");
 	if (!s->l->ranges->mseg_known)
 		native_note(s, "mappings are not judged: %s", s->l->ranges->why);
-	if (s->unread * 100 > s->wanted + s->unread) {
-		out->complete = out->lost_proved = false;
-		native_note(s, "%llu bytes could not be read", (unsigned long long)s->unread);
-	}
 }
 
 static void refused(struct scan *s, struct native *out)
@@ -390,7 +386,7 @@ static int conclude(void *arg)
 	}
 	j->out->nodes = s->g.n;
 	j->out->edges = s->g.n_edges;
-	j->out->unread_bytes = s->unread;
+	j->out->gone_bytes = s->gone;
 	return ret ? ret : s->fatal;
 }
 

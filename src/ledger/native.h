@@ -70,7 +70,7 @@ struct native {
 					    second look, as the ledger counts them */
 	uint64_t bookkeeping; /* of used_resident: malloc's own, and what no chunk explains */
 
-	bool complete; /* false: more than 1% of what had to be read was not */
+	bool complete; /* false: the heap could not be walked */
 	char **notes;  /* sentences, escaped */
 	size_t n_notes;
 
@@ -79,7 +79,7 @@ struct native {
 	uint64_t read_bytes;	     /* of the target, both looks */
 	uint64_t nodes, edges;	     /* of the second look */
 	uint64_t own_bytes;	     /* of tables, at most, in either look */
-	uint64_t unread_bytes;	     /* resident, but could not be read */
+	uint64_t gone_bytes;	     /* resident at first, unmapped before they were read */
 };
 
 struct native_opts {

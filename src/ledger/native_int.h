@@ -117,7 +117,7 @@ struct scan { /* one look's worth */
 
 	unsigned char *buf; /* the one window that everything is read through */
 	uint64_t buf_start, buf_end, next_size;
-	uint64_t unread, wanted; /* bytes */
+	uint64_t gone; /* bytes */
 	int fatal;
 
 	struct system_thread *threads;
@@ -202,7 +202,8 @@ struct votes { /* place and target of an edge -> nodes of the sample that have i
 };
 
 struct rule {
-	uint64_t from, to; /* owner and size; place and target */
+	uint64_t from, to; /* owner and size; place, or RULE_JUDGED */
+	uint32_t members;  /* RULE_JUDGED: blocks of that owner and size, then */
 };
 
 struct typical {

@@ -6,7 +6,7 @@
  * doubles while what is asked for follows the last piece, and falls back to a
  * few pages after a jump, so that millions of small blocks cost one system call
  * a megabyte and a lone block costs little. Pages that are not resident are not
- * read; a page that has gone since the picture was taken is counted as unread.
+ * read; a page that was unmapped since the picture was taken is counted.
  *
  * A word is looked up only when it lies between the lowest and the highest
  * block, and in a 64 MiB piece with something in it: most words fail at one of
@@ -52,11 +52,11 @@ static uint64_t window_fill(struct scan *s, uint64_t at, uint64_t end)
 	}
 	if (got < 0 && is_fatal((int)got))
 		s->fatal = (int)got;
-	/* the page that has gone */
+	/* unmapped: what it pointed to, it does not any more */
 	stop = (at | (TARGET_PAGE - 1)) + 1;
 	if (stop > end)
 		stop = end;
-	s->unread += stop - at;
+	s->gone += stop - at;
 	return stop;
 }
 
@@ -91,7 +91,6 @@ int scan_words(struct scan *s, uint64_t start, uint64_t end, word_fn *fn, void *
 
 	/* the window lies 8-byte aligned in our memory if `at` does in the target's */
 	while ((w = words_next(s, &at, end, &n))) {
-		s->wanted += n * 8;
 		for (i = 0; i < n; i++) {
 			uint32_t target;
 
@@ -108,18 +107,16 @@ int scan_words(struct scan *s, uint64_t start, uint64_t end, word_fn *fn, void *
 
 bool scan_peek(struct scan *s, uint64_t addr, void *buf, size_t len)
 {
-	uint64_t at = addr;
-	const uint64_t *w;
-	bool any = false;
-	size_t n;
+	ssize_t got;
 
-	memset(buf, 0, len);
-	while ((w = words_next(s, &at, addr + len, &n))) {
-		memcpy((char *)buf + (at - addr), w, n * 8);
-		at += 8 * n;
-		any = true;
+	if (addr >= s->buf_start && addr + len <= s->buf_end) {
+		memcpy(buf, s->buf + (addr - s->buf_start), len);
+		return true;
 	}
-	return any;
+	got = residency_read(s->l->res, s->o->target, addr, buf, len);
+	if (got < 0 && is_fatal((int)got))
+		s->fatal = (int)got;
+	return got > 0;
 }
 
 /* ---- the contents of nodes ------------------------------------------------------- */
@@ -173,7 +170,6 @@ int scan_nodes(struct scan *s)
 
 		g->first[i] = (uint32_t)g->n_edges;
 		while ((w = words_next(s, &at, end, &n))) {
-			s->wanted += n * 8;
 			for (k = 0; k < n; k++) {
 				uint32_t target;
 

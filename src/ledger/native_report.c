@@ -355,6 +355,9 @@ static void importers(const struct scan *s, char *buf, size_t size)
 	}
 	if (n > CANDIDATES)
 		snprintf(buf + len, size - len, " and %zu more", n - CANDIDATES);
+	len = strlen(buf);
+	if (n)
+		snprintf(buf + len, size - len, " (can call malloc)");
 }
 
 static void group_add(const struct scan *s, const uint32_t *v, size_t n, const char *who,
@@ -442,7 +445,8 @@ static int groups_make(const struct scan *s, struct native *out)
 
 		if (hint != OWNER_NONE)
 			snprintf(g->candidates, sizeof(g->candidates),
-				 "%.60s, whose most blocks of this size are", s->owners[hint].name);
+				 "%.60s (most blocks of this size with an owner are its own)",
+				 s->owners[hint].name);
 	}
 	free(v);
 	return 0;

@@ -42,9 +42,10 @@
 #define SAMPLE_NODES   4096
 #define SAMPLE_EDGES   (1U << 20)
 #define OWNERS_OF_SIZE 16
-#define SAMPLE_GROUP   2048
-#define PLACES	       2048  /* words of a block that rules are made for */
-#define ROOTED_BYTES   16384 /* what is larger may have an unused rest */
+#define SAMPLE_GROUP   512
+#define RULE_JUDGED    (EDGE_IMAGE - 2) /* no place: these end in EDGE_IMAGE - 1 */
+#define PLACES	       2048		/* words of a block that rules are made for */
+#define ROOTED_BYTES   16384		/* what is larger may have an unused rest */
 
 static uint64_t mix(uint64_t x)
 {
@@ -350,7 +351,7 @@ static int rule_add(struct typical *t, uint64_t from, uint64_t to)
 	s = rule_slot(t, from, to);
 	if (t->rules[s].from)
 		return 0;
-	t->rules[s] = (struct rule){ from, to };
+	t->rules[s] = (struct rule){ .from = from, .to = to };
 	t->n_rules++;
 	return 1;
 }
@@ -458,11 +459,19 @@ static ssize_t places_count(struct typical *t, size_t bucket, uint16_t owner, ui
 static int group_learn(struct typical *t, size_t bucket, uint16_t owner, uint32_t members)
 {
 	uint64_t from = rule_from(owner, (uint32_t)bucket);
+	struct rule *judged;
 	ssize_t k, words;
-	int news = 0, ret = 0;
+	int news = 0, ret;
 
 	if (members <= FEW)
 		return few_learn(t, bucket, owner);
+	ret = rule_add(t, from, RULE_JUDGED);
+	if (ret < 0)
+		return ret;
+	judged = &t->rules[rule_slot(t, from, RULE_JUDGED)];
+	if (members < 2 * judged->members)
+		return 0; /* there is little to learn from a few more */
+	judged->members = members;
 	words = places_count(t, bucket, owner, members);
 	for (k = 0; k < words && ret >= 0; k++) {
 		if (t->pointers[k] < FEW || t->pointers[k] * HALF < t->filled[k] ||

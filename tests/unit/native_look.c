@@ -171,7 +171,7 @@ static json_t *describe(const struct native *n)
 		"bookkeeping", (json_int_t)n->bookkeeping, "seconds", n->seconds, "cpu_seconds",
 		n->cpu_seconds, "read_bytes", (json_int_t)n->read_bytes, "nodes",
 		(json_int_t)n->nodes, "edges", (json_int_t)n->edges, "own_bytes",
-		(json_int_t)n->own_bytes, "unread_bytes", (json_int_t)n->unread_bytes);
+		(json_int_t)n->own_bytes, "gone_bytes", (json_int_t)n->gone_bytes);
 }
 
 int native_look(int pid, const char *file)
