@@ -4,12 +4,14 @@ know what they hold and what they have lost are the truth."""
 # timeout: 300
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-from lab import LONG, Tap, beamray, memory, releases  # noqa: E402
-from own import OwnNode, look, total  # noqa: E402
+from lab import LONG, PROGRAM, TOP, Tap, beamray, memory, releases, run  # noqa: E402
+from own import OwnNode, folder, look, total  # noqa: E402
 
 ALL = ("own_c", "own_cpp", "own_z", "own_drv")
 OWNERS = {name + ".so" for name in ALL} | {"crypto.so", "beam.smp"}
@@ -98,6 +100,64 @@ def check_command(tap, node, found, label):
                text.code == 0 and max(map(len, text.out.splitlines())) <= 80, text.err)
 
 
+def check_busy(tap, release):
+    """Everything moves, and nothing is lost; then the node goes away in the middle."""
+    label = "OTP %s, busy" % release
+    with OwnNode(release) as node:
+        node.load(*ALL)
+        for library in ALL:
+            node("call", library, "make", 50 if library == "own_z" else 1000)
+        node("call", "own_c", "churn", "3")
+        node("churn", "start")
+        truth = node.truth()
+        for _ in range(6 if LONG else 2):
+            found = look(node.pid, truth)
+            kept = found["truth"]["kept"]
+            tap.ok("%s: not 64 KiB seem lost" % label, found["lost_bytes"] <= 65536,
+                   found["lost_groups"][:4])
+            tap.ok("%s: not 0.1%% of %d kept bytes" % (label, total(kept, "bytes")),
+                   total(kept, "found") <= 0.001 * total(kept, "bytes"), kept)
+            wrong = wrong_bytes(kept)
+            tap.ok("%s: not 0.1%% have a wrong owner" % label,
+                   wrong <= 0.001 * total(kept, "bytes"), (wrong, kept))
+        ended = subprocess.Popen([PROGRAM, "list", "-p", str(node.pid), "lost"], text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(0.1)
+        node.process.kill()
+        out, err = ended.communicate(timeout=60)
+        tap.ok("%s: killed under the look, it says so in one sentence" % label,
+               ended.returncode == 5 and err.count("\n") == 1 and not out,
+               (ended.returncode, out, err))
+
+
+def check_other_mallocs(tap, release):
+    """The VM's own allocators switched off, so that all of it is malloc's; and a malloc
+    that is not glibc's."""
+    label = "OTP %s" % release
+    with OwnNode(release, flags=("+Mea", "min")) as node:
+        node.load("own_c")
+        node("call", "own_c", "make", 500)
+        node("call", "own_c", "leak", 500)
+        node.settle()
+        found = look(node.pid, node.truth())
+        lost, kept = found["truth"]["lost"], found["truth"]["kept"]
+        tap.ok("%s +Mea min: what is lost is found" % label,
+               total(lost, "found") >= 0.97 * total(lost, "bytes"), lost)
+        tap.ok("%s +Mea min: and nothing else" % label,
+               found["lost_bytes"] <= 1.1 * total(lost, "bytes") and not total(kept, "found"),
+               (found["lost_bytes"], kept))
+    other = folder(release) / "libjemalloc.so.2"
+    run(["gcc", "-shared", "-fPIC", "-O1", "-DOWN_HEAP", "-o", str(other),
+         str(TOP / "tests/libc/preload.c")], "compiling preload.c")
+    with OwnNode(release, env=("LD_PRELOAD=%s" % other,)) as node:
+        for what in ("lost", "native"):
+            said = beamray("list", "-p", node.pid, what, "--json")
+            document = json.loads(said.out)
+            tap.ok("%s: another malloc is named, and list %s says that it cannot" % (label, what),
+                   said.code == 6 and not document["complete"] and not document["rows"]
+                   and "libjemalloc.so.2" in document["notes"][0], (said.code, document))
+
+
 def main():
     with Tap() as tap:
         for release in releases(tap):
@@ -112,6 +172,9 @@ def main():
                 check_truth(tap, found, label)
                 check_sums(tap, node, found, label)
                 check_command(tap, node, found, label)
+            if LONG or release == "25":
+                check_busy(tap, release)
+                check_other_mallocs(tap, release)
 
 
 main()
