@@ -163,12 +163,6 @@ static int scan_run(void *arg)
 	s->o->vm->res = NULL;
 	if (!ret)
 		ret = owners_make(s);
-	if (!ret) {
-		ssize_t n = system_threads(s->o->target, &s->threads);
-
-		s->n_threads = n > 0 ? (size_t)n : 0;
-		ret = n == -ENOMEM ? -ENOMEM : 0;
-	}
 	if (!ret)
 		ret = mmaps_add(s);
 	if (!ret)
@@ -177,6 +171,12 @@ static int scan_run(void *arg)
 	 * a block, and stacks are read after that. */
 	if (!ret)
 		ret = scan_nodes(s);
+	if (!ret) { /* stack pointers, just before stacks are read */
+		ssize_t n = system_threads(s->o->target, &s->threads);
+
+		s->n_threads = n > 0 ? (size_t)n : 0;
+		ret = n == -ENOMEM ? -ENOMEM : 0;
+	}
 	if (!ret)
 		ret = roots_scan(s);
 	return ret ? ret : graph_mark(&s->g);

@@ -9,7 +9,8 @@
  *
  * A thread that runs has no stack pointer to be read: then the whole stack
  * counts, and so it does for one whose pointer lies elsewhere (a scheduler in
- * Erlang code stands on a process heap). What glibc keeps of threads that have
+ * Erlang code stands on a process heap). One that has a stack pointer waits in a
+ * system call: what lies below it is old. What glibc keeps of threads that have
  * ended is read from struct pthread on: their stacks are dead, their thread
  * variables are not.
  *
@@ -24,7 +25,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RED_ZONE    128 /* x86-64 ABI: bytes below the stack pointer */
 #define STACK_PIECE (8ULL << 20)
 #define ATOMS_MAX   1024
 #define PORTS_MAX   (1U << 27)
@@ -180,8 +180,8 @@ static void stacks_scan(struct scan *s)
 						   .evidence = NATIVE_THREAD };
 		if (!st->tid)
 			from = st->pthread;
-		else if (sp > st->start + RED_ZONE && sp < st->end)
-			from = (sp - RED_ZONE) & ~7ULL;
+		else if (sp > st->start && sp < st->end)
+			from = sp & ~7ULL;
 		(void)root_range(s, from, st->end, r);
 	}
 	/* The first thread's stack is the kernel's; others may be unknown. */
@@ -191,10 +191,7 @@ static void stacks_scan(struct scan *s)
 						       : 0;
 
 		if (m->kind == MAPPING_STACK)
-			(void)root_range(s,
-					 sp > m->start + RED_ZONE && sp < m->end
-						 ? (sp - RED_ZONE) & ~7ULL
-						 : m->start,
+			(void)root_range(s, sp > m->start && sp < m->end ? sp & ~7ULL : m->start,
 					 m->end, any_root);
 	}
 	for (i = 0; i < s->n_threads && !s->fatal; i++) {
@@ -203,7 +200,7 @@ static void stacks_scan(struct scan *s)
 
 		if (!m || m->kind == MAPPING_STACK || stack_at(s, sp))
 			continue;
-		(void)root_range(s, (sp > m->start + RED_ZONE ? sp - RED_ZONE : m->start) & ~7ULL,
+		(void)root_range(s, sp & ~7ULL,
 				 m->end - sp < STACK_PIECE ? m->end : sp + STACK_PIECE, any_root);
 	}
 }
