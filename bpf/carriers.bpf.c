@@ -221,6 +221,7 @@ static int carrier_asked(struct pt_regs *regs, __u64 cookie)
 	struct carrier_open open = { .begin = bpf_ktime_get_ns(), .call = call };
 	struct thread *t = thread_get(tid);
 	bool sys = call >= CARRIER_CALL_SYS_ALLOC, sbc;
+	__u64 begin = open.begin, walked = stacks_walked();
 
 	count(COUNT_HITS);
 	if (!t)
@@ -261,6 +262,7 @@ static int carrier_asked(struct pt_regs *regs, __u64 cookie)
 		count(COUNT_FULL);
 		return 1;
 	}
+	place_timed(begin, walked);
 	return 0;
 }
 
@@ -271,6 +273,7 @@ static int carrier_given(struct pt_regs *regs, __u64 cookie)
 	__u64 addr = regs->ax, bytes = 0;
 	struct carrier_sum *sum;
 
+	count(COUNT_HITS);
 	if (!open)
 		return 0;
 	if (!addr) {

@@ -115,6 +115,7 @@ static int gc_begins(struct pt_regs *regs, __u64 cookie)
 	struct thread *t = thread_get(tid);
 	struct gc_open open = {};
 	struct gc_pair pair = {};
+	__u64 walked = stacks_walked();
 	bool ok = true;
 
 	count(COUNT_HITS);
@@ -147,6 +148,7 @@ static int gc_begins(struct pt_regs *regs, __u64 cookie)
 		count(COUNT_FULL);
 		return 1;
 	}
+	place_timed(begin, walked);
 	return 0;
 }
 
@@ -229,6 +231,7 @@ static int gc_ended(struct pt_regs *regs, __u64 cookie)
 	struct gc_sum *sum;
 	__u16 gen;
 
+	count(COUNT_HITS);
 	if (!open || !t)
 		return 0;
 	flags = (__u32)word(open->proc + gc.proc_flags, 4, &ok);
@@ -301,6 +304,7 @@ static int gc_ended(struct pt_regs *regs, __u64 cookie)
 	stack_add(open, ns);
 out:
 	bpf_map_delete_elem(&gc_calls, &tid);
+	place_timed(now, stacks_walked());
 	return 0;
 }
 

@@ -112,6 +112,25 @@ static __always_inline __u64 place_stack(struct pt_regs *regs, const struct thre
 	return 0;
 }
 
+/* For the governor: one hit in 64 that walked no stack is timed. */
+static __always_inline void place_timed(__u64 begin, __u64 stacks_before)
+{
+	struct cpu_state *cpu = cpu_get();
+
+	if (!cpu || (cpu->v[PROBE_SET][COUNT_HITS] & 63) ||
+	    cpu->v[PROBE_SET][COUNT_STACKS] != stacks_before)
+		return;
+	cpu->v[PROBE_SET][COUNT_TIMED]++;
+	cpu->v[PROBE_SET][COUNT_TIMED_NS] += bpf_ktime_get_ns() - begin;
+}
+
+static __always_inline __u64 stacks_walked(void)
+{
+	struct cpu_state *cpu = cpu_get();
+
+	return cpu ? cpu->v[PROBE_SET][COUNT_STACKS] : 0;
+}
+
 static __always_inline void add(__u64 *to, __u64 v)
 {
 	__sync_fetch_and_add(to, v);

@@ -16,10 +16,10 @@ int places_thin(struct bpf_map *map, unsigned level);
 int places_probe(struct set *set, uint64_t addr, uint64_t size, const char *name, unsigned need,
 		 struct uprobe *out, struct error *err);
 
-/* What a hit costs outside of the program. Measured in a virtual machine, where traps are
- * dear: entry and return 1.2 us, single-stepped 18 us. */
+/* What a hit (an entry or a return) costs outside of the program. Measured in a virtual
+ * machine, where traps are dear; of an entry that is single-stepped and its return, half. */
 #define PLACES_HIT_NS	  700
-#define PLACES_STEPPED_NS 18000
+#define PLACES_STEPPED_NS 9000
 
 /* Calls `fn` for every element of a hash map; an element that comes or goes meanwhile may
  * be left out. What `fn` returns other than 0 ends it and is returned; -errno. */

@@ -89,13 +89,19 @@ class Watched:
         self.go = self.work / "go"  # the tracer makes it when it is attached
         self.command = [str(TOOL), str(node.pid), str(self.work), str(budget), profile]
 
-    def __enter__(self):
+    def start(self):
+        """The tracer, attached."""
+        self.go.unlink(missing_ok=True)
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True)
         while not self.go.exists():
             if self.process.poll() is not None:
                 self.finish()
             time.sleep(0.02)
+        return self.process
+
+    def __enter__(self):
+        self.start()
         return self
 
     def __exit__(self, kind, error, trace):

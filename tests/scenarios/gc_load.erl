@@ -150,7 +150,9 @@ messages(N) ->
 drain(N) -> receive {data, _, _} -> drain(N + 1) after 0 -> N end.
 
 %% Collections without end.
-churn(N) -> garbage(list_to_integer(N)), true.
+churn(N) ->
+    {P, Ref} = spawn_monitor(fun() -> garbage(list_to_integer(N)) end),
+    receive {'DOWN', Ref, _, P, _} -> true end.
 
 churn_start(N) ->
     put(gc_churn, [spawn_link(fun Loop() -> garbage(1000), Loop() end)

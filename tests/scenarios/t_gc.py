@@ -2,6 +2,8 @@
 """Collections: counted by beamray and by the VM's own tracer, process by process."""
 # timeout: 600
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -86,11 +88,33 @@ def one_release(tap, label, release):
             label, total, st["walked"], st["complete"]))
 
 
+def rough(tap, label, release):
+    """Killed, detached and attached again amid collections; and the node's own end."""
+    with Node(release) as node:
+        node("call", "gc_load", "churn_start", 2)
+        w = Watched(node, "gc", budget=100)
+        with w:
+            w.process.kill()
+            w.process.wait()
+            tap.equal(label + ": the node lives when the tracer is killed", node("ping"), "pong")
+            w.process = w.start()
+        f = figures(w.out)
+        tap.ok(label + ": attached again it counts", sum(x["minor"] for _, x in f.values()) > 0, f)
+        tap.equal(label + ": the node lives when it has detached", node("ping"), "pong")
+        w = Watched(node, "gc", budget=100)
+        w.process = w.start()
+        os.kill(node.pid, signal.SIGKILL)
+        _, err = w.process.communicate(timeout=60)
+        tap.ok(label + ": a node that ends is said to have ended", w.process.returncode == 5 and
+               "has ended" in err, (w.process.returncode, err))
+
+
 def main():
     with Tap() as tap:
         for release in releases(tap):
             try:
                 one_release(tap, "OTP " + release, release)
+                rough(tap, "OTP " + release, release)
             except Denied as e:
                 tap.skip("OTP %s collections" % release, str(e))
 
