@@ -3,16 +3,12 @@
 #include "cmd/command.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "cmd/record_trace.h"
-#include "profile/recording.h"
-#include "report/memory.h"
+#include "cmd/keep.h"
 #include "target/escape.h"
 
 #define DEFAULT_SECONDS	 60.0
@@ -57,13 +53,12 @@ struct record {
 	double budget, interval, duration;
 
 	struct watch w;
-	struct recorder *r;
+	struct keeper keep;
 	struct look *first; /* growth counts from it */
 	struct ledger *first_ledger;
 	double start; /* CLOCK_MONOTONIC */
-	unsigned looks;
 	uint64_t rss;
-	bool incomplete, terminal;
+	bool terminal;
 };
 
 static int take_later(void *to, const char *arg, struct error *err)
@@ -90,8 +85,8 @@ static void progress(const struct record *c, bool looking)
 	if (!c->terminal)
 		return;
 	fprintf(stderr, "\r\033[K%.0f of %.0f s, %u look%s", seconds_now() - c->start, c->duration,
-		c->looks, c->looks == 1 ? "" : "s");
-	if (c->looks)
+		c->keep.looks, c->keep.looks == 1 ? "" : "s");
+	if (c->keep.looks)
 		fprintf(stderr, ", resident %s (%s)",
 			unit_format(rss, sizeof(rss), c->o.unit, c->rss),
 			unit_format_signed(grew, sizeof(grew), c->o.unit,
@@ -106,119 +101,6 @@ static void progress_end(const struct record *c)
 		fputs("\r\033[K", stderr);
 }
 
-/* ---- what goes into the file ---------------------------------------------------------- */
-
-static int put_fact(struct record *c, const char *name, struct error *err, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
-
-static int put_fact(struct record *c, const char *name, struct error *err, const char *fmt, ...)
-{
-	char text[600];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	return recorder_fact(c->r, name, text, err);
-}
-
-static int put_time(struct record *c, const char *name, struct error *err)
-{
-	time_t now = time(NULL);
-	char text[40];
-	struct tm tm;
-
-	gmtime_r(&now, &tm);
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
-	return recorder_fact(c->r, name, text, err);
-}
-
-static int put_target(struct record *c, struct error *err)
-{
-	json_t *target = target_json(c->w.observer), *value;
-	const char *name;
-	int ret = target ? 0 : -ENOMEM;
-
-	json_object_foreach(target, name, value) {
-		char number[32];
-
-		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT,
-			 json_integer_value(value));
-		if (ret == 0)
-			ret = recorder_target(c->r, name,
-					      json_is_string(value) ? json_string_value(value)
-								    : number,
-					      err);
-	}
-	json_decref(target);
-	return ret;
-}
-
-/* What is known before the first look. */
-static int put_head(struct record *c, struct error *err)
-{
-	struct utsname u;
-	char safe[200];
-	int ret = recorder_begin(c->r, err);
-
-	if (ret == 0)
-		ret = recorder_fact(c->r, "version", BEAMRAY_VERSION, err);
-	if (ret == 0)
-		ret = put_time(c, "started", err);
-	if (ret == 0)
-		ret = put_fact(c, "duration_s", err, "%g", c->duration);
-	if (ret == 0)
-		ret = put_fact(c, "interval_s", err, "%g", c->interval);
-	if (ret == 0)
-		ret = recorder_fact(c->r, "kinds", c->trace.kinds, err);
-	if (ret == 0)
-		ret = recorder_fact(c->r, "state", "recording", err);
-	if (ret == 0 && uname(&u) == 0)
-		ret = put_fact(c, "kernel", err, "%s %s", u.machine,
-			       escape_string(safe, sizeof(safe), u.release));
-	if (ret == 0)
-		ret = put_target(c, err);
-	if (ret == 0 && !c->w.session) {
-		char note[700];
-
-		snprintf(note, sizeof(note), "Nothing was traced: %s.", c->w.why);
-		ret = recorder_note(c->r, note, err);
-	}
-	return ret == 0 ? recorder_commit(c->r, err) : ret;
-}
-
-static int put_look(struct record *c, const struct look *l, const struct ledger *g,
-		    struct error *err)
-{
-	struct recording_row *rows = calloc(g->n ? g->n : 1, sizeof(*rows));
-	json_t *doc = memory_json(c->w.observer, l, g);
-	char *text = doc ? json_dumps(doc, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
-	struct recorder_look look = {
-		.time_ns = l->when.tv_sec * 1000000000ll + l->when.tv_nsec,
-		.rss = g->rss,
-		.complete = g->complete,
-		.rows = rows,
-		.n = g->n,
-		.document = text,
-	};
-	size_t i;
-	int ret = -ENOMEM;
-
-	if (rows && text) {
-		for (i = 0; i < g->n; i++) {
-			memcpy(rows[i].account, g->rows[i].account, sizeof(rows[i].account));
-			rows[i].bytes = g->rows[i].bytes;
-			rows[i].whole_pages = g->rows[i].whole_pages;
-			rows[i].lazyfree = g->rows[i].lazyfree;
-		}
-		ret = recorder_look(c->r, &look, err);
-	}
-	free(text);
-	json_decref(doc);
-	free(rows);
-	return ret;
-}
-
 /* A look and what belongs to it, one transaction. */
 static int take_look(struct record *c, struct error *err)
 {
@@ -230,18 +112,9 @@ static int take_look(struct record *c, struct error *err)
 	ret = watch_look(&c->w, &l, &g, err);
 	if (ret < 0)
 		return ret;
-	ret = recorder_begin(c->r, err);
+	ret = keep_look(&c->keep, l, g, err);
 	if (ret == 0)
-		ret = put_look(c, l, g, err);
-	if (ret == 0 && c->w.session)
-		ret = record_trace_put(&c->trace, &c->w, l, c->r, err);
-	if (ret == 0)
-		ret = recorder_commit(c->r, err);
-	if (ret == 0) {
-		c->looks++;
 		c->rss = g->rss;
-		c->incomplete |= !g->complete;
-	}
 	if (!c->first) {
 		c->first = l;
 		c->first_ledger = g;
@@ -286,47 +159,14 @@ static int run_looks(struct record *c, struct error *err)
 	return ret;
 }
 
-/* The target went away between two looks: what was traced since the last one. */
-static int take_rest(struct record *c)
-{
-	struct error err = { 0 };
-	int ret = recorder_begin(c->r, &err);
-
-	if (ret == 0)
-		ret = record_trace_put(&c->trace, &c->w, NULL, c->r, &err);
-	return ret == 0 ? recorder_commit(c->r, &err) : ret;
-}
-
-/* How it ended, as far as it can still be written. */
-static int put_tail(struct record *c, int ret, const struct error *why, struct error *err)
-{
-	const char *state = ret == 0		     ? interrupted ? "interrupted" : "complete"
-			    : why->code == EXIT_GONE ? "target gone"
-						     : "failed";
-	int put;
-
-	if (ret < 0 && why->code == EXIT_GONE && c->looks && c->w.session)
-		take_rest(c);
-	put = recorder_begin(c->r, err);
-	if (put == 0)
-		put = record_trace_end(&c->trace, &c->w, c->r, err);
-	if (put == 0)
-		put = recorder_fact(c->r, "state", state, err);
-	if (put == 0)
-		put = put_time(c, "ended", err);
-	if (put == 0 && ret < 0)
-		put = recorder_note(c->r, why->text[0] ? why->text : strerror(-ret), err);
-	return put == 0 ? recorder_commit(c->r, err) : put;
-}
-
 static void summary(const struct record *c)
 {
 	char safe[300], rss[16], grew[16];
 
-	if (!c->looks)
+	if (!c->keep.looks)
 		return;
-	printf("%u look%s over %.1f s in %s: resident %s, %s since the first\n", c->looks,
-	       c->looks == 1 ? "" : "s", seconds_now() - c->start,
+	printf("%u look%s over %.1f s in %s: resident %s, %s since the first\n", c->keep.looks,
+	       c->keep.looks == 1 ? "" : "s", seconds_now() - c->start,
 	       escape_string(safe, sizeof(safe), c->o.output),
 	       unit_format(rss, sizeof(rss), c->o.unit, c->rss),
 	       unit_format_signed(grew, sizeof(grew), c->o.unit,
@@ -344,24 +184,26 @@ static int record_all(struct record *c)
 	if (ret == 0)
 		record_trace_open(&c->trace, &c->w);
 	if (ret == 0)
-		ret = recorder_create(c->o.output, &c->r, &err);
+		ret = recorder_create(c->o.output, &c->keep.r, &err);
 	if (ret < 0)
 		return command_fail(&err, ret);
 	/* all is attached */
 	privileges_limit(PRIVILEGE_READ | PRIVILEGE_TRACE | PRIVILEGE_WRITE);
+	c->keep.w = &c->w;
+	c->keep.trace = &c->trace;
 	interrupts_catch();
 	c->start = seconds_now();
-	ret = put_head(c, &err);
+	ret = keep_head(&c->keep, c->duration, c->interval, &err);
 	if (ret == 0)
 		ret = run_looks(c, &err);
-	put = put_tail(c, ret, &err, &tail);
+	put = keep_tail(&c->keep, ret, &err, &tail);
 	progress_end(c);
 	summary(c);
 	if (ret < 0)
 		return command_fail(&err, ret);
 	if (put < 0)
 		return command_fail(&tail, put);
-	return c->incomplete || c->trace.lost ? EXIT_INCOMPLETE : EXIT_OK;
+	return c->keep.incomplete || c->trace.lost ? EXIT_INCOMPLETE : EXIT_OK;
 }
 
 static int usage_error(const char *text)
@@ -407,7 +249,7 @@ static int run(int argc, char **argv)
 		return usage_error("-i is at least 100ms");
 	c.terminal = isatty(STDERR_FILENO);
 	ret = record_all(&c);
-	recorder_close(c.r);
+	recorder_close(c.keep.r);
 	watch_close(&c.w);
 	if (!c.w.stuck) {
 		ledger_free(c.first_ledger);
