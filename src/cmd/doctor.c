@@ -5,11 +5,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "cmd/watch.h"
-#include "erts/natives.h"
+#include "cmd/examine.h"
+#include "cmd/gate.h"
 #include "report/doctor.h"
 
 #define DEFAULT_SECONDS 30.0
@@ -22,213 +20,179 @@ static const char usage[] =
 	"stopped and runs nothing of ours.\n"
 	"\n"
 	"  -p, --pid PID        the beam.smp process\n"
-	"  -d, --duration TIME  how long to watch (default 30s); Ctrl-C ends it early and\n"
-	"                       still reports\n"
+	"  -d, --duration TIME  how long to watch (default 30s), from the first ledger on;\n"
+	"                       Ctrl-C ends it early and still reports\n"
 	"      --no-uprobes     read only: no tracing, two ledgers; growth then has no stacks\n"
+	"      --native         watch malloc and free from the start, not only when page\n"
+	"                       faults explain too little of what grew\n"
 	"      --still          one ledger, no watch: only what one look can prove\n"
+	"      --threshold NAME=VALUE  when something is a finding; defaults:\n"
+	"                       native=1M (growth of native memory or of one NIF's blocks),\n"
+	"                       vm=8M,5% (growth of VM data, and share of RSS),\n"
+	"                       held=16M,20% (fragmentation, retained, free in libc),\n"
+	"                       cgroup=80%, explained=80% (of native growth, by page faults)\n"
+	"      --gate NAME=SIZE for tests: exit code 1 when NAME (native, vm, rss, or an\n"
+	"                       account such as vm.used.ets_alloc) grew by more than SIZE,\n"
+	"                       else 0; several, separated by commas\n"
 	"      --budget SHARE   what tracing may cost, in percent of one core (default 1)\n"
 	"      --json           schema beamray.doctor/1\n"
 	"      --unit UNIT      auto, B, KiB, MiB or GiB\n"
-	"  -o, --output FILE    write there instead of to the terminal\n"
-	"  -v, --verbose        messages of the tracer\n"
+	"  -o, --output FILE    keep all of it as a recording for `beamray report` and `diff`\n"
+	"  -v, --verbose        when the watch begins and ends; twice: the tracer's messages\n"
 	"  -h, --help           this text\n"
 	"\n"
 	"Needs CAP_SYS_PTRACE, for a node of another user CAP_DAC_READ_SEARCH; tracing needs\n"
 	"CAP_BPF and CAP_PERFMON too. Exit codes:\n"
 	"0 healthy or inconclusive, 1 a finding, 2 usage, 3 not supported, 4 not permitted,\n"
-	"5 target gone, 6 incomplete.\n";
+	"5 target gone (what was seen is reported), 6 incomplete.\n";
 
 struct doctor {
 	struct options o;
-	bool no_trace, still;
+	bool no_trace, still, native;
 	double budget; /* share of one core */
-
-	struct watch w;
-	struct look *look[2];
-	struct ledger *ledger[2];
-	double seconds; /* of the watch */
-	struct profile *growth;
-	struct natives *natives; /* whose library a module's NIFs are in */
-	struct session_stats stats;
-	struct error ended; /* the target ended while it was watched */
+	struct verdict_opts thresholds;
+	struct gates gates;
+	struct examination e;
 };
 
-static void say(const char *text)
+static int take_threshold(void *to, const char *arg, struct error *err)
 {
-	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\r\033[K%s", text);
+	int ret = verdict_opts_set(to, arg, err);
+
+	return ret == 0 ? 0
+			: error_set(err, EXIT_USAGE, -EINVAL,
+				    "--threshold is one of native=1M, vm=8M,5%%, held=16M,20%%, "
+				    "cgroup=80%%, explained=80%%");
 }
 
-static int watch_with_progress(struct doctor *d, struct error *err)
+static int exit_code(const struct doctor *d, const struct verdict *v, unsigned closed)
 {
-	double total = d->o.duration_s > 0 ? d->o.duration_s : DEFAULT_SECONDS;
-	double start = seconds_now(), left;
-	int ret = 0;
+	const struct verdict_input *in = &d->e.in;
 
-	interrupts_catch();
-	while (ret == 0 && !interrupted && (left = start + total - seconds_now()) > 0) {
-		char line[128];
-
-		snprintf(line, sizeof(line), "watching: %.0f of %.0f s (Ctrl-C reports now)",
-			 total - left, total);
-		say(line);
-		ret = watch_wait(&d->w, left < 1 ? left : 1, err);
-	}
-	d->seconds = seconds_now() - start;
-	return ret;
-}
-
-static int growth_take(struct doctor *d, struct error *err)
-{
-	int ret;
-
-	if (!d->w.session)
-		return 0;
-	ret = watch_growth(&d->w, d->look[1], &d->growth, err);
-	session_stop(d->w.session);
-	session_stats(d->w.session, &d->stats);
-	if (ret == 0)
-		profile_sort(d->growth);
-	return ret;
-}
-
-static bool library_of(void *arg, uint64_t atom, char *buf, size_t size)
-{
-	struct doctor *d = arg;
-	char module[1100];
-
-	return d->natives && vm_atom(d->w.observer->vm, atom, module, sizeof(module)) > 0 &&
-	       natives_library(d->natives, d->w.observer->images, module, buf, size);
-}
-
-static int report(struct doctor *d, FILE *to)
-{
-	struct verdict_input in = { .o = d->w.observer, .seconds = d->seconds };
-	struct doctor_text_opts opts = { .unit = d->o.unit, .columns = columns_of(to) };
-	struct verdict *v;
-	int code, ret;
-
-	if (d->ended.code != EXIT_OK) {
-		in.ended = d->ended.text;
-		in.after = (struct verdict_side){ d->look[0], d->ledger[0] };
-	} else {
-		in.before = (struct verdict_side){ d->look[0], d->ledger[0] };
-		in.after = (struct verdict_side){ d->look[1], d->ledger[1] };
-	}
-	in.trace.growth = d->growth;
-	in.trace.symbols = d->w.symbols;
-	in.trace.why_missing = d->w.why[0] ? d->w.why : NULL;
-	in.trace.lost = d->stats.lost_records;
-	in.library = library_of;
-	in.library_arg = d;
-	/* without it a finding names the module instead of the library */
-	natives_read(d->w.observer->vm, &d->natives, NULL);
-	opts.cpu_fraction = d->w.session ? d->stats.cpu_fraction : -1;
-	ret = verdict_make(&in, NULL, &v);
-	if (ret < 0)
-		return ret;
-	if (d->o.json) {
-		json_t *doc = doctor_json(&in, v, opts.cpu_fraction);
-
-		json_dumpf(doc, to, JSON_COMPACT | JSON_REAL_PRECISION(12));
-		fputc('\n', to);
-		json_decref(doc);
-	} else {
-		doctor_text(to, &in, v, &opts);
-	}
-	code = v->v[0].code == FINDING_HEALTHY || v->v[0].code == FINDING_INCONCLUSIVE
+	if (in->ended)
+		return EXIT_GONE;
+	if (!in->after.ledger->complete || (in->before.ledger && !in->before.ledger->complete))
+		return EXIT_INCOMPLETE;
+	if (d->gates.n)
+		return closed ? EXIT_FINDING : EXIT_OK;
+	return v->v[0].code == FINDING_HEALTHY || v->v[0].code == FINDING_INCONCLUSIVE
 		       ? EXIT_OK
 		       : EXIT_FINDING;
-	if (!in.after.ledger->complete || (in.before.ledger && !in.before.ledger->complete))
-		code = EXIT_INCOMPLETE;
-	if (in.ended)
-		code = EXIT_GONE;
-	verdict_free(v);
-	return code;
 }
 
-static int examine(struct doctor *d, FILE *to, struct error *err)
+static void gates_print(const struct doctor *d)
 {
-	struct watch_opts opts = { .trace = !d->no_trace && !d->still,
-				   .budget = d->budget,
-				   .verbose = d->o.verbose > 0 };
+	char a[24], b[24];
+	size_t i;
+
+	for (i = 0; i < d->gates.n; i++) {
+		const struct gate *g = &d->gates.v[i];
+
+		fprintf(d->o.json ? stderr : stdout, "gate %s: %s, grew by %s, may %s\n", g->name,
+			g->closed ? "CLOSED" : "open",
+			unit_format_signed(a, sizeof(a), d->o.unit, g->grew),
+			unit_format(b, sizeof(b), d->o.unit, g->most));
+	}
+}
+
+static int report(struct doctor *d)
+{
+	struct doctor_text_opts opts = { .unit = d->o.unit, .columns = columns_of(stdout) };
+	const struct verdict_input *in = &d->e.in;
+	struct verdict *v;
+	unsigned closed;
 	int ret;
 
-	say("taking the first ledger");
-	ret = watch_open(&d->w, d->o.pid, &opts, err);
+	opts.cpu_fraction = d->e.w.session ? d->e.stats.cpu_fraction : -1;
+	ret = verdict_make(in, &d->thresholds, &v);
 	if (ret < 0)
 		return ret;
-	if (!d->still) {
-		ret = watch_look(&d->w, &d->look[0], &d->ledger[0], err);
-		if (ret < 0)
-			return ret;
-		ret = watch_with_progress(d, &d->ended);
+	closed = gates_judge(&d->gates, in, v);
+	if (d->o.json) {
+		json_t *doc = doctor_json(in, v, opts.cpu_fraction);
+
+		json_dumpf(doc, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
+		fputc('\n', stdout);
+		json_decref(doc);
+	} else {
+		doctor_text(stdout, in, v, &opts);
 	}
-	if (ret == 0) {
-		say("taking the second ledger");
-		ret = watch_look(&d->w, &d->look[1], &d->ledger[1], &d->ended);
-	}
-	/* without a first ledger there is nothing to report */
-	if (ret < 0 && (d->still || d->ended.code != EXIT_GONE)) {
-		*err = d->ended;
-		return ret;
-	}
-	say("reading the stacks");
-	ret = growth_take(d, err);
-	say("");
-	if (ret < 0)
-		return ret;
-	if (d->ended.code != EXIT_OK)
-		fprintf(stderr, "beamray: %s; this is what was seen until then\n", d->ended.text);
-	return report(d, to);
+	gates_print(d);
+	ret = exit_code(d, v, closed);
+	verdict_free(v);
+	return ret;
 }
 
-static void doctor_free(struct doctor *d)
+static int run_all(struct doctor *d)
 {
-	int i;
+	struct examine_opts opts = {
+		.pid = d->o.pid,
+		.seconds = d->o.duration_s > 0 ? d->o.duration_s : DEFAULT_SECONDS,
+		.trace = !d->no_trace,
+		.still = d->still,
+		.native = d->native,
+		.budget = d->budget,
+		.verbose = d->o.verbose,
+		.unit = d->o.unit,
+		.keep = d->o.output && strcmp(d->o.output, "-") != 0 ? d->o.output : NULL,
+		.thresholds = &d->thresholds,
+	};
+	struct options out = { 0 };
+	struct error err = { 0 };
+	int ret;
 
-	profile_free(d->growth);
-	natives_free(d->natives);
-	if (d->w.stuck)
-		return;
-	watch_close(&d->w);
-	for (i = 0; i < 2; i++) {
-		ledger_free(d->ledger[i]);
-		look_free(d->look[i]);
-	}
+	gates_floor(&d->gates, &d->thresholds);
+	ret = examine(&d->e, &opts, &err);
+	examine_quiet();
+	if (ret < 0)
+		return command_fail(&err, ret);
+	if (d->e.ended.code != EXIT_OK)
+		fprintf(stderr, "beamray: %s; this is what was seen until then\n", d->e.ended.text);
+	ret = report(d);
+	if (ret < 0)
+		return command_fail(&err, ret);
+	if (d->e.kept.code != EXIT_OK)
+		ret = command_fail(&d->e.kept, -EIO);
+	if (!output_close(&out, stdout) && ret == EXIT_OK)
+		ret = EXIT_INCOMPLETE;
+	return ret;
 }
 
 static int run(int argc, char **argv)
 {
-	struct doctor d = { .budget = 0.01 };
-	struct error err = { 0 };
+	struct doctor *d = calloc(1, sizeof(*d));
 	const struct option_own own[] = {
-		{ "no-uprobes", false, option_flag, &d.no_trace },
-		{ "still", false, option_flag, &d.still },
-		{ "budget", true, option_budget, &d.budget },
+		{ "no-uprobes", false, option_flag, d ? &d->no_trace : NULL },
+		{ "native", false, option_flag, d ? &d->native : NULL },
+		{ "still", false, option_flag, d ? &d->still : NULL },
+		{ "budget", true, option_budget, d ? &d->budget : NULL },
+		{ "threshold", true, take_threshold, d ? &d->thresholds : NULL },
+		{ "gate", true, option_gate, d ? &d->gates : NULL },
 		{ NULL, false, NULL, NULL },
 	};
-	int ret = options_parse(argc, argv, &cmd_doctor, &d.o, own, NULL);
-	FILE *to;
+	int ret;
 
-	if (ret >= 0)
+	if (!d)
+		return command_fail(&(struct error){ 0 }, -ENOMEM);
+	d->budget = 0.01;
+	d->thresholds = verdict_defaults;
+	ret = options_parse(argc, argv, &cmd_doctor, &d->o, own, NULL);
+	if (ret >= 0) {
+		free(d);
 		return ret;
-	if (!d.o.pid) {
+	}
+	if (!d->o.pid) {
 		fprintf(stderr, "beamray doctor: which process? give -p PID; `pgrep -a beam` shows "
 				"the nodes on this machine\n");
-		return EXIT_USAGE;
+		ret = EXIT_USAGE;
+	} else if (d->still && d->gates.n) {
+		fprintf(stderr, "beamray doctor: --gate compares two ledgers, --still takes one\n");
+		ret = EXIT_USAGE;
+	} else {
+		ret = run_all(d);
+		examination_free(&d->e);
 	}
-	to = output_open(&d.o);
-	if (!to)
-		return EXIT_USAGE;
-	ret = examine(&d, to, &err);
-	if (ret < 0) {
-		say("");
-		ret = command_fail(&err, ret);
-	}
-	if (!output_close(&d.o, to) && ret == EXIT_OK)
-		ret = EXIT_INCOMPLETE;
-	doctor_free(&d);
+	free(d);
 	return ret;
 }
 

@@ -13,6 +13,7 @@
 
 #define POLL_MS	     100
 #define LOOK_POLL_MS 5
+#define LOOK_TRIES   3
 
 static int trace_open(struct watch *w, pid_t pid, const struct watch_opts *opts, struct error *err)
 {
@@ -93,9 +94,18 @@ static void *look_run(void *arg)
 {
 	struct look_job *j = arg;
 
-	j->ret = look_take(j->o, NULL, &j->look, &j->err);
-	if (j->ret == 0)
-		j->ret = ledger_build(j->o, j->look, &j->ledger, &j->err);
+	unsigned tries = LOOK_TRIES;
+
+	/* what was unmapped between two passes makes a ledger incomplete: look again */
+	do {
+		ledger_free(j->ledger);
+		look_free(j->look);
+		j->ledger = NULL;
+		j->look = NULL;
+		j->ret = look_take(j->o, NULL, &j->look, &j->err);
+		if (j->ret == 0)
+			j->ret = ledger_build(j->o, j->look, &j->ledger, &j->err);
+	} while (j->ret == 0 && !j->ledger->complete && j->ledger->vanished && --tries);
 	atomic_store(&j->done, true);
 	return NULL;
 }

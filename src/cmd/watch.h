@@ -18,12 +18,12 @@ struct watch {
 	struct observer *observer;
 	struct session *session; /* NULL: nothing is traced; `why` says why */
 	struct symbols *symbols; /* of all profiles that were taken */
+	struct code *code;	 /* what is loaded, while there is a session; else NULL */
 	char why[600];
 
 	/* private */
 	struct target *traced;
 	struct observer *tracer;
-	struct code *code;
 	struct symbolizer *early; /* names as of the first look, for when the target is gone */
 	bool based;		  /* growth counts from the first look */
 	bool stuck;		  /* a read never came back: nothing may be freed */

@@ -4,6 +4,7 @@
 #ifndef BEAMRAY_LEDGER_VERDICT_H
 #define BEAMRAY_LEDGER_VERDICT_H
 
+#include "erts/nif_env.h"
 #include "ledger/ledger.h"
 #include "profile/symbolize.h"
 
@@ -25,26 +26,30 @@ enum confidence { CONFIDENCE_LOW, CONFIDENCE_MEDIUM, CONFIDENCE_HIGH };
 struct evidence {
 	char what[160]; /* escaped */
 	int64_t value;
-	const char *unit; /* "bytes", "bytes/s", "percent", "blocks", "stacks" */
+	const char *unit; /* "bytes", "percent", "blocks", "carriers", "threads" ... */
 };
 
-#define FINDING_EVIDENCE 12
+#define FINDING_EVIDENCE 16
 #define FINDING_STACKS	 5
-#define FINDING_ADVICE	 6
+#define FINDING_ADVICE	 8
 
 struct finding {
 	enum finding_code code;
 	char subject[128];   /* library, allocator, category; "" where none; escaped */
 	char mechanism[16];  /* "libc", "mmap", "enif_alloc", "resource" ...; "" where none */
-	char owner[192];     /* process, table, module; "" if unknown */
+	char owner[192];     /* process, table, module; "" if unknown; escaped */
 	uint64_t bytes;	     /* resident bytes that it explains at the end */
 	uint64_t grew_bytes; /* what of it came during the watch */
+	uint64_t lost_bytes; /* proven lost: nothing points to them, in two looks */
 	double bytes_per_s;
+	bool kept;	   /* something still points to it */
+	double grew_until; /* seconds after the first ledger; < 0: it still grew at the end, or
+			      nobody looked in between */
 	enum confidence confidence;
-	char why[256]; /* the reason for the confidence */
+	char why[320]; /* the reason for the confidence */
 	struct evidence evidence[FINDING_EVIDENCE];
 	size_t n_evidence;
-	const struct profile_stack *stacks[FINDING_STACKS]; /* of the profile that was given */
+	const struct profile_stack *stacks[FINDING_STACKS]; /* of the profiles that were given */
 	size_t n_stacks;
 	char advice[FINDING_ADVICE][320];
 	size_t n_advice;
@@ -67,18 +72,54 @@ struct verdict_opts {
 };
 extern const struct verdict_opts verdict_defaults;
 
+/* "native=64K", "vm=8M,5%", "held=16M,20%", "cgroup=80%", "explained=80%": changes one
+ * threshold. -EINVAL with the sentence in err. */
+int verdict_opts_set(struct verdict_opts *o, const char *text, struct error *err);
+/* "64K", "8M", "1G", "4096": bytes; false if it is not one. */
+bool bytes_parse(const char *text, size_t len, uint64_t *out);
+
 /* One side of the watch. */
 struct verdict_side {
 	const struct look *look;
 	const struct ledger *ledger;
+	const struct nif_envs *envs; /* process independent environments; NULL: not read */
+};
+
+/* What the ledger was in between. */
+struct verdict_moment {
+	double at; /* seconds after the first ledger */
+	const struct ledger *ledger;
+	const struct tag_sum *tags;
+	size_t n_tags;
 };
 
 /* What the tracer saw; all of it may be missing. */
 struct verdict_trace {
-	const struct profile *growth;  /* NULL: no tracing */
-	const struct symbols *symbols; /* its names */
+	const struct profile *growth; /* NULL: no tracing */
+	/* malloc and free of the time after they were attached, when that was needed;
+	 * bytes that were taken since and not given back. NULL: never attached. */
+	const struct profile *native;
+	double native_from;	       /* seconds after the first ledger */
+	const struct symbols *symbols; /* names of both */
 	const char *why_missing;       /* a sentence when growth is NULL */
+	const char *native_note;       /* a sentence about the probes on malloc, or NULL */
 	uint64_t lost;		       /* events and stacks */
+};
+
+/* Who in the VM holds how much of one category, at both ends. */
+struct verdict_owner {
+	char category[16]; /* "processes", "ets", "binary", "atom", "code", "literal" */
+	char name[192];	   /* escaped: "ill_queue, waits in ill:loop/1" */
+	uint64_t before, after;
+};
+
+/* A group of chunks or mappings that the still image scan looked at. */
+struct verdict_scan {
+	bool done;
+	char why[160];	     /* when it was not */
+	uint64_t lost_bytes; /* nobody points to them, in two looks */
+	uint64_t lost_chunks;
+	double seconds;
 };
 
 /* The file name of the library that module `atom` (index) loaded as NIF; false
@@ -90,6 +131,11 @@ struct verdict_input {
 	struct verdict_side before; /* look == NULL: a still image */
 	struct verdict_side after;
 	double seconds; /* of the watch */
+	const struct verdict_moment *moments;
+	size_t n_moments;
+	const struct verdict_owner *owners;
+	size_t n_owners;
+	struct verdict_scan scan;
 	/* The target ended while it was watched (a sentence): `after` is then the
 	 * first ledger, `before` is empty, and growth is known by its stacks alone. */
 	const char *ended;
@@ -101,8 +147,17 @@ struct verdict_input {
 int verdict_make(const struct verdict_input *in, const struct verdict_opts *opts,
 		 struct verdict **out);
 void verdict_free(struct verdict *v);
+/* In the middle of a watch (`after` is the last look): what libc's heap grew by, and
+ * what stacks of page faults explain of that; bytes. */
+void verdict_so_far(const struct verdict_input *in, int64_t *grew, int64_t *explained);
 
 const char *finding_code_name(enum finding_code code); /* "nif-leak" */
-const char *confidence_name(enum confidence c);	       /* "high" */
+/* The answer in one sentence, with %s for the subject, %b for bytes, %g for what of it
+ * came during the watch and %m for the mechanism in words. */
+const char *finding_words(const struct finding *f);
+const char *mechanism_words(const char *mechanism);
+/* Is it a claim that something grew? */
+bool finding_grows(const struct finding *f);
+const char *confidence_name(enum confidence c); /* "high" */
 
 #endif

@@ -13,85 +13,49 @@ struct page {
 	const struct doctor_text_opts *opts;
 };
 
-static const char *mechanism_words(const char *m)
-{
-	if (strcmp(m, "libc") == 0)
-		return "malloc memory";
-	if (strcmp(m, "mmap") == 0)
-		return "memory mappings";
-	if (strcmp(m, "enif_alloc") == 0)
-		return "enif_alloc memory";
-	if (strcmp(m, "resource") == 0)
-		return "NIF resources";
-	if (strcmp(m, "driver_alloc") == 0)
-		return "driver_alloc memory";
-	if (strcmp(m, "driver_binary") == 0)
-		return "driver binaries";
-	return "memory";
-}
-
+/* The finding's words with its figures in them. */
 static void headline(const struct page *p, const struct finding *f, char *out, size_t size)
 {
-	char a[32], b[32];
-	const char *s = f->subject;
+	const char *w = finding_words(f);
+	size_t n = 0;
 
-	unit_format(a, sizeof(a), p->opts->unit, f->bytes);
-	unit_format(b, sizeof(b), p->opts->unit, f->grew_bytes);
-	switch (f->code) {
-	case FINDING_HEALTHY:
-		snprintf(out, size, "Healthy: nothing is above its threshold.");
-		break;
-	case FINDING_VM_DATA:
-		if (f->grew_bytes)
-			snprintf(out, size, "The node's own data grows: %s by %s, now %s.", s, b,
-				 a);
-		else
-			snprintf(out, size, "The node's own data fills it: %s holds %s.", s, a);
-		break;
-	case FINDING_VM_FRAGMENTATION:
-		snprintf(out, size,
-			 "VM fragmentation: %s holds %s that it does not use, in carriers that "
-			 "cannot be given back.",
-			 s, a);
-		break;
-	case FINDING_VM_RETAINED:
-		snprintf(out, size, "The VM keeps %s for later: %s without a used block.", a, s);
-		break;
-	case FINDING_NIF_LEAK:
-		snprintf(out, size, "A NIF leaks: %s keeps %s of %s that it does not give back.", s,
-			 f->grew_bytes ? b : a, mechanism_words(f->mechanism));
-		break;
-	case FINDING_DRIVER_LEAK:
-		snprintf(out, size, "A driver leaks: %s keeps %s of %s.", s, f->grew_bytes ? b : a,
-			 mechanism_words(f->mechanism));
-		break;
-	case FINDING_NATIVE_GROWTH:
-		snprintf(out, size, "Native memory grows by %s, through %s, which is no NIF.", b,
-			 strcmp(s, "unknown") == 0 ? "a library that was not seen" : s);
-		break;
-	case FINDING_LIBC_FRAGMENTATION:
-		snprintf(out, size, "libc fragmentation: %s holds %s that is free but resident.", s,
-			 a);
-		break;
-	case FINDING_THREAD_STACKS:
-		snprintf(out, size, "Thread stacks grow: %s more, %s in all.", b, a);
-		break;
-	case FINDING_INCONCLUSIVE:
-		snprintf(out, size, "Inconclusive: %s is missing.", s);
-		break;
+	for (; *w && n + 1 < size; w++) {
+		char number[32];
+		const char *put = NULL;
+
+		if (w[0] == '%' && w[1] == 's')
+			put = f->subject;
+		else if (w[0] == '%' && w[1] == 'b')
+			put = unit_format(number, sizeof(number), p->opts->unit, f->bytes);
+		else if (w[0] == '%' && w[1] == 'g')
+			put = unit_format(number, sizeof(number), p->opts->unit, f->grew_bytes);
+		else if (w[0] == '%' && w[1] == 'm')
+			put = mechanism_words(f->mechanism);
+		if (!put) {
+			out[n++] = *w;
+			continue;
+		}
+		n += (size_t)snprintf(out + n, size - n, "%s", put);
+		if (n >= size)
+			n = size - 1;
+		w++;
 	}
+	out[n] = 0;
 }
 
 static void evidence_print(const struct page *p, const struct evidence *e)
 {
-	char v[48];
+	char v[48], lead[64];
+	int n;
 
 	if (strcmp(e->unit, "bytes") == 0)
 		unit_format_signed(v, sizeof(v), p->opts->unit, e->value);
 	else
 		snprintf(v, sizeof(v), "%lld %s", (long long)e->value, e->unit);
-	fprintf(p->to, "    %14s  %.60s\n",
-		strcmp(e->unit, "bytes") == 0 && e->value >= 0 ? v + 1 : v, e->what);
+	n = snprintf(lead, sizeof(lead), "    %14s  ",
+		     strcmp(e->unit, "bytes") == 0 && e->value >= 0 ? v + 1 : v);
+	if (n > 0 && (size_t)n < sizeof(lead))
+		paragraph(p->to, lead, e->what, p->opts->columns);
 }
 
 static void stack_print(const struct page *p, const struct profile_stack *s)
@@ -125,9 +89,12 @@ static void finding_print(const struct page *p, const struct finding *f, size_t 
 	fputc('\n', p->to);
 	if (f->owner[0])
 		fprintf(p->to, "    owner           %.60s\n", f->owner);
-	if (f->grew_bytes && f->bytes_per_s > 0) {
+	if (finding_grows(f) && f->bytes_per_s > 0) {
 		unit_format(line, sizeof(line), p->opts->unit, (uint64_t)f->bytes_per_s);
-		fprintf(p->to, "    %14s  a second\n", line);
+		fprintf(p->to, "    %14s  a second%s\n", line,
+			f->grew_until >= 0 ? " over the whole watch"
+			: p->in->n_moments ? ", and it still grows"
+					   : "");
 	}
 	for (i = 0; i < f->n_evidence; i++)
 		evidence_print(p, &f->evidence[i]);
@@ -146,25 +113,31 @@ void doctor_text(FILE *to, const struct verdict_input *in, const struct verdict 
 		 const struct doctor_text_opts *opts)
 {
 	struct page p = { to, in, opts };
-	char a[32], b[32], c[32];
-	size_t i;
+	char a[32], b[32], c[32], line[256], lead[32];
+	size_t i, n;
 
 	for (i = 0; i < v->n; i++)
 		finding_print(&p, &v->v[i], i + 1, v->n);
-	fprintf(to, "%spid %d, OTP %s: resident %s", v->v[0].code == FINDING_HEALTHY ? "\n" : "",
-		(int)target_pid(in->o->target), in->o->vm->otp_release,
-		unit_format(a, sizeof(a), opts->unit, in->after.ledger->rss));
+	if (v->v[0].code == FINDING_HEALTHY)
+		fputc('\n', to);
+	n = (size_t)snprintf(line, sizeof(line), "OTP %s: resident %s", in->o->vm->otp_release,
+			     unit_format(a, sizeof(a), opts->unit, in->after.ledger->rss));
 	if (in->before.ledger)
-		fprintf(to, " (%s in %.0f s)",
-			unit_format_signed(b, sizeof(b), opts->unit,
-					   (int64_t)(in->after.ledger->rss -
-						     in->before.ledger->rss)),
-			in->seconds);
-	fprintf(to, ", erlang:memory(total) %s, unattributed %.1f%%\n",
-		unit_format(c, sizeof(c), opts->unit, in->after.look->memory.total),
-		in->after.ledger->rss ? 100.0 * (double)in->after.ledger->unattributed /
-						(double)in->after.ledger->rss
-				      : 0.0);
+		n += (size_t)snprintf(line + n, sizeof(line) - n, " (%s in %.0f s)",
+				      unit_format_signed(b, sizeof(b), opts->unit,
+							 (int64_t)(in->after.ledger->rss -
+								   in->before.ledger->rss)),
+				      in->seconds);
+	if (in->after.look->memory.total != UINT64_MAX)
+		n += (size_t)snprintf(line + n, sizeof(line) - n, ", erlang:memory(total) %s",
+				      unit_format(c, sizeof(c), opts->unit,
+						  in->after.look->memory.total));
+	snprintf(line + n, sizeof(line) - n, ", unattributed %.1f%%",
+		 in->after.ledger->rss ? 100.0 * (double)in->after.ledger->unattributed /
+						 (double)in->after.ledger->rss
+				       : 0.0);
+	snprintf(lead, sizeof(lead), "pid %d, ", (int)target_pid(in->o->target));
+	paragraph(to, lead, line, opts->columns);
 	if (in->trace.why_missing && !in->trace.growth)
 		paragraph(to, "no stacks: ", in->trace.why_missing, opts->columns);
 	if (in->trace.growth)

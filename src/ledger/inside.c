@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who in the VM holds how much
+ *
+ * Cheap figures, the same at both ends, of which only differences matter:
+ *
+ *	processes  what process_info(P, memory) says
+ *	binary     bytes of refc binaries that a process refers to: one that two processes
+ *	           refer to counts for both
+ *	ets        what ets:info(T, memory) says
+ *	atoms      numbers are given in order, so the new ones are known by their numbers;
+ *	           what most of their names begin with is the pattern
+ */
+#include "ledger/inside.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "erts/ets.h"
+#include "erts/process_info.h"
+
+#define INSIDE_SECONDS 60
+#define NAMED	       5    /* owners of each kind that get a name */
+#define ATOMS_SAMPLED  2048 /* of the new ones */
+#define PREFIXES_MAX   256
+
+struct inside_job {
+	struct observer *o;
+	const struct look *look;
+	const struct code *code;
+	const struct inside *before;
+	struct inside *in;
+	struct error err;
+};
+
+static int holder_order(const void *pa, const void *pb)
+{
+	const struct inside_holder *a = pa, *b = pb;
+
+	return a->key != b->key ? (a->key < b->key ? -1 : 1) : 0;
+}
+
+static int process_seen(void *ctx, const struct process_info *p)
+{
+	struct inside *in = ctx;
+	struct inside_holder h = { .key = p->p.pid,
+				   .addr = p->p.addr,
+				   .bytes = p->memory,
+				   .queue = p->message_queue_len,
+				   .current = p->current,
+				   .instruction = p->instruction };
+	size_t n = in->n[INSIDE_PROCESS];
+
+	if (n == in->size) {
+		size_t more = n ? n * 2 : 1024;
+		struct inside_holder *v = realloc(in->v[INSIDE_PROCESS], more * sizeof(h));
+		struct inside_holder *w = v ? realloc(in->v[INSIDE_BINARY], more * sizeof(h))
+					    : NULL;
+
+		if (v)
+			in->v[INSIDE_PROCESS] = v;
+		if (w)
+			in->v[INSIDE_BINARY] = w;
+		if (!w)
+			return -ENOMEM;
+		in->size = more;
+	}
+	in->v[INSIDE_PROCESS][n] = h;
+	h.bytes = p->binary_bytes == UINT64_MAX ? 0 : p->binary_bytes;
+	in->v[INSIDE_BINARY][n] = h;
+	in->n[INSIDE_PROCESS] = in->n[INSIDE_BINARY] = n + 1;
+	return 0;
+}
+
+static int processes_take(struct vm *vm, struct inside *in)
+{
+	struct process_scan scan;
+
+	return processes_scan(vm, PROCESS_ALL, process_seen, in, &scan, NULL);
+}
+
+static int tables_take(struct vm *vm, struct inside *in)
+{
+	struct ets_tables *t;
+	size_t i;
+	int ret = ets_read(vm, &t, NULL);
+
+	if (ret < 0)
+		return ret;
+	in->v[INSIDE_ETS] = calloc(t->n + 1, sizeof(struct inside_holder));
+	for (i = 0; in->v[INSIDE_ETS] && i < t->n; i++)
+		in->v[INSIDE_ETS][in->n[INSIDE_ETS]++] =
+			(struct inside_holder){ .key = t->v[i].addr ^ t->v[i].name,
+						.addr = t->v[i].addr,
+						.bytes = t->v[i].bytes };
+	ret = in->v[INSIDE_ETS] ? 0 : -ENOMEM;
+	ets_free(t);
+	return ret;
+}
+
+/* ---- comparing ------------------------------------------------------------------------ */
+
+struct owners {
+	struct observer *o;
+	const struct code *code;
+	struct verdict_owner *v;
+	size_t n, size;
+};
+
+static struct verdict_owner *owner_new(struct owners *w, const char *category)
+{
+	struct verdict_owner *o;
+
+	if (w->n == w->size)
+		return NULL;
+	o = &w->v[w->n++];
+	memset(o, 0, sizeof(*o));
+	snprintf(o->category, sizeof(o->category), "%s", category);
+	return o;
+}
+
+/* "timer:sleep/1" */
+static void place_name(const struct owners *w, const struct inside_holder *h, char *buf,
+		       size_t size)
+{
+	struct code_mfa mfa;
+
+	buf[0] = 0;
+	if (w->code && code_lookup(w->code, h->instruction, &mfa) && mfa.function)
+		snprintf(buf, size, "%s", mfa.name);
+	else if (h->current)
+		process_mfa_at(w->o->vm, h->current, buf, size);
+}
+
+/* "process ill_queue <0.80.0>, 200000 messages wait, in timer:sleep/1" */
+static void process_name(const struct owners *w, const struct inside_holder *h, char *buf,
+			 size_t size)
+{
+	struct vm *vm = w->o->vm;
+	char label[PROCESS_LABEL_MAX], pid[48], queue[48] = "", in[PROCESS_LABEL_MAX] = "";
+	struct process p;
+
+	if (process_read(vm, h->addr, &p) < 0 || p.pid != h->key) {
+		snprintf(buf, size, "a process that has ended");
+		return;
+	}
+	process_label(vm, &p, label, sizeof(label));
+	if (!process_pid_text(vm, p.pid, pid, sizeof(pid)) || strcmp(pid, label) == 0)
+		pid[0] = 0;
+	if (h->queue > 100 && h->queue != UINT64_MAX)
+		snprintf(queue, sizeof(queue), ", %llu messages wait",
+			 (unsigned long long)h->queue);
+	place_name(w, h, in, sizeof(in));
+	snprintf(buf, size, "process %.70s%s%s%s%s%.60s", label, pid[0] ? " " : "", pid, queue,
+		 in[0] ? ", in " : "", in);
+}
+
+static void table_name(struct vm *vm, uint64_t addr, char *buf, size_t size)
+{
+	struct ets_tables *t;
+	char id[512], owner[PROCESS_LABEL_MAX];
+	size_t i;
+
+	snprintf(buf, size, "a table that is gone");
+	if (ets_read(vm, &t, NULL) < 0)
+		return;
+	for (i = 0; i < t->n; i++) {
+		if (t->v[i].addr != addr)
+			continue;
+		ets_id(vm, &t->v[i], id, sizeof(id));
+		process_pid_label(vm, t->v[i].owner, owner, sizeof(owner));
+		snprintf(buf, size, "table %.90s, owned by %.70s", id, owner);
+	}
+	ets_free(t);
+}
+
+static const struct inside_holder *holder_find(const struct inside *in, int kind, uint64_t key)
+{
+	const struct inside_holder like = { .key = key };
+
+	return in->v[kind] ? bsearch(&like, in->v[kind], in->n[kind], sizeof(like), holder_order)
+			   : NULL;
+}
+
+/* Processes are many and short-lived: what new ones of one kind hold together matters
+ * as much as what one holds. */
+struct crowd {
+	char name[PROCESS_LABEL_MAX];
+	uint64_t bytes, count;
+};
+
+static void kind_compare(struct owners *w, const struct inside *a, const struct inside *b, int kind,
+			 const char *category)
+{
+	struct {
+		const struct inside_holder *h;
+		uint64_t before, grew;
+	} best[NAMED] = { { NULL, 0, 0 } };
+	size_t i, k;
+
+	for (i = 0; i < b->n[kind]; i++) {
+		const struct inside_holder *h = &b->v[kind][i], *old = holder_find(a, kind, h->key);
+		uint64_t before = old ? old->bytes : 0, grew;
+
+		if (h->bytes <= before)
+			continue;
+		grew = h->bytes - before;
+		if (best[NAMED - 1].h && best[NAMED - 1].grew >= grew)
+			continue;
+		for (k = NAMED - 1; k > 0 && (!best[k - 1].h || best[k - 1].grew < grew); k--)
+			best[k] = best[k - 1];
+		best[k].h = h;
+		best[k].before = before;
+		best[k].grew = grew;
+	}
+	for (k = 0; k < NAMED && best[k].h; k++) {
+		struct verdict_owner *o = owner_new(w, category);
+
+		if (!o)
+			return;
+		o->before = best[k].before;
+		o->after = best[k].h->bytes;
+		if (kind == INSIDE_ETS)
+			table_name(w->o->vm, best[k].h->addr, o->name, sizeof(o->name));
+		else
+			process_name(w, best[k].h, o->name, sizeof(o->name));
+	}
+}
+
+/* Processes that came, by what they began with: a sample of them is asked. */
+static void crowds_compare(struct owners *w, const struct inside *a, const struct inside *b)
+{
+	const struct inside_holder *v = b->v[INSIDE_PROCESS];
+	size_t n = b->n[INSIDE_PROCESS], i, k, came = 0, step, n_crowds = 0, best = 0;
+	struct crowd *crowds = calloc(64, sizeof(*crowds));
+	uint64_t asked = 0;
+
+	for (i = 0; i < n; i++)
+		came += !holder_find(a, INSIDE_PROCESS, v[i].key);
+	step = came / 1024 + 1;
+	for (i = 0, k = 0; crowds && i < n; i++) {
+		char label[PROCESS_LABEL_MAX];
+		struct process p;
+		size_t c;
+
+		if (holder_find(a, INSIDE_PROCESS, v[i].key) || k++ % step)
+			continue;
+		if (process_read(w->o->vm, v[i].addr, &p) < 0 || p.pid != v[i].key)
+			continue;
+		asked++;
+		process_label(w->o->vm, &p, label, sizeof(label));
+		/* a plain spawn says nothing: what they wait in does */
+		if (strcmp(label, "erlang:apply/2") == 0)
+			place_name(w, &v[i], label, sizeof(label));
+		for (c = 0; c < n_crowds && strcmp(crowds[c].name, label) != 0; c++)
+			;
+		if (c == 64)
+			continue;
+		if (c == n_crowds)
+			memcpy(crowds[n_crowds++].name, label, sizeof(label));
+		crowds[c].bytes += v[i].bytes;
+		crowds[c].count++;
+		if (crowds[c].bytes > crowds[best].bytes)
+			best = c;
+	}
+	if (asked && crowds[best].count > 1) {
+		struct verdict_owner *o = owner_new(w, "processes");
+
+		if (o) {
+			o->after = crowds[best].bytes * step;
+			snprintf(o->name, sizeof(o->name), "%llu new processes in %.120s",
+				 (unsigned long long)(crowds[best].count * step),
+				 crowds[best].name);
+		}
+	}
+	free(crowds);
+}
+
+/* An atom's name without the digits at its end. */
+static size_t stem(const char *name)
+{
+	size_t n = strlen(name);
+
+	while (n > 0 && name[n - 1] >= '0' && name[n - 1] <= '9')
+		n--;
+	return n ? n : strlen(name);
+}
+
+static void atoms_compare(struct owners *w, const struct look *look, const struct inside *a,
+			  const struct inside *b)
+{
+	struct {
+		char text[64];
+		uint64_t n;
+	} *v = calloc(PREFIXES_MAX, sizeof(*v));
+	uint64_t came = b->atoms - a->atoms, step, i, asked = 0;
+	size_t n = 0, k, best = 0;
+
+	if (!v || a->atoms == UINT64_MAX || b->atoms == UINT64_MAX || b->atoms <= a->atoms) {
+		free(v);
+		return;
+	}
+	step = came / ATOMS_SAMPLED + 1;
+	for (i = a->atoms; i < b->atoms; i += step) {
+		char name[1100];
+		size_t len;
+
+		if (vm_atom(w->o->vm, i, name, sizeof(name)) < 0)
+			continue;
+		asked++;
+		len = stem(name);
+		name[len < sizeof(v->text) ? len : sizeof(v->text) - 1] = 0;
+		for (k = 0; k < n && strcmp(v[k].text, name) != 0; k++)
+			;
+		if (k == PREFIXES_MAX)
+			continue;
+		if (k == n)
+			memcpy(v[n++].text, name, strlen(name) + 1);
+		if (++v[k].n > v[best].n)
+			best = k;
+	}
+	if (asked && v[best].n * 4 >= asked) {
+		struct verdict_owner *o = owner_new(w, "atom");
+
+		if (o) {
+			uint64_t before = look->memory.atom_used;
+
+			/* bytes by the share of the names; only the name is of interest */
+			o->before = 0;
+			o->after = before == UINT64_MAX ? 0 : before * v[best].n / asked;
+			snprintf(o->name, sizeof(o->name),
+				 "%llu%% of %llu new atoms begin with %.60s",
+				 (unsigned long long)(100 * v[best].n / asked),
+				 (unsigned long long)came, v[best].text);
+		}
+	}
+	free(v);
+}
+
+static int compare(struct observer *o, const struct look *look, const struct code *code,
+		   const struct inside *before, struct inside *after)
+{
+	struct owners w = { .o = o, .code = code, .size = INSIDE_KINDS * NAMED + 2 };
+
+	w.v = calloc(w.size, sizeof(*w.v));
+	if (!w.v)
+		return -ENOMEM;
+	kind_compare(&w, before, after, INSIDE_PROCESS, "processes");
+	crowds_compare(&w, before, after);
+	kind_compare(&w, before, after, INSIDE_BINARY, "binary");
+	kind_compare(&w, before, after, INSIDE_ETS, "ets");
+	atoms_compare(&w, look, before, after);
+	after->owners = w.v;
+	after->n_owners = w.n;
+	return 0;
+}
+
+/* ---- taking --------------------------------------------------------------------------- */
+
+static bool is_fatal(int ret)
+{
+	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT;
+}
+
+static int inside_run(void *arg)
+{
+	struct inside_job *j = arg;
+	struct vm *vm = j->o->vm;
+	struct timespec t0, t1;
+	int ret, k;
+
+	clock_gettime(CLOCK_MONOTONIC, &t0);
+	vm->res = j->look->res;
+	ret = nif_envs_read(vm, j->look->allocators, &j->in->envs, &j->err);
+	if (!is_fatal(ret))
+		ret = processes_take(vm, j->in);
+	if (!is_fatal(ret))
+		ret = tables_take(vm, j->in);
+	j->in->atoms = j->look->counts.atoms;
+	for (k = 0; k < INSIDE_KINDS; k++)
+		if (j->in->v[k])
+			qsort(j->in->v[k], j->in->n[k], sizeof(*j->in->v[k]), holder_order);
+	if (!is_fatal(ret) && j->before)
+		ret = compare(j->o, j->look, j->code, j->before, j->in);
+	vm->res = NULL;
+	clock_gettime(CLOCK_MONOTONIC, &t1);
+	j->in->seconds = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) / 1e9;
+	return is_fatal(ret) ? ret : 0;
+}
+
+int inside_take(struct observer *o, const struct look *look, const struct code *code,
+		const struct inside *before, struct inside **out, struct error *err)
+{
+	struct inside_job *j = calloc(1, sizeof(*j));
+	int ret;
+
+	*out = NULL;
+	if (!j || !(j->in = calloc(1, sizeof(*j->in)))) {
+		free(j);
+		return -ENOMEM;
+	}
+	j->o = o;
+	j->look = look;
+	j->code = code;
+	j->before = before;
+	ret = target_guard(o->target, inside_run, j, INSIDE_SECONDS, err);
+	if (ret == -ETIMEDOUT)
+		return ret; /* the thread may still use it */
+	if (ret < 0) {
+		if (err && err->code == EXIT_OK)
+			*err = j->err;
+		inside_free(j->in);
+	} else {
+		*out = j->in;
+	}
+	free(j);
+	return ret;
+}
+
+void inside_free(struct inside *in)
+{
+	int k;
+
+	if (!in)
+		return;
+	for (k = 0; k < INSIDE_KINDS; k++)
+		free(in->v[k]);
+	nif_envs_free(in->envs);
+	free(in->owners);
+	free(in);
+}
