@@ -12,6 +12,7 @@ import os
 import selectors
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -100,17 +101,25 @@ def nif_include():
     return Path(root) / "usr" / "include"
 
 
+# NIFs, a driver and a library to preload: source and what the compiler is told besides.
+LIBRARIES = [
+    ("leak_nif.so", "leak_nif.c", []),
+    ("ill_nif.so", "ill_nif.c", ["-lstdc++"]),
+    ("ill_drv.so", "ill_drv.c", []),
+    ("grower.so", "grower.c", []),
+]
+
+
 def scenario_dir(release):
-    """Folder with the scenario modules compiled by that release, and the NIF."""
+    """Folder with the scenario modules compiled by that release, and what they load."""
     sources = sorted(SCENARIOS.glob("*.erl"))
-    nif = SCENARIOS / "nif" / "leak_nif.c"
     seen = hashlib.sha256()
-    for file in sources + [nif]:
+    for file in sources + [SCENARIOS / "nif" / source for _, source, _ in LIBRARIES]:
         seen.update(file.read_bytes())
     final = WORK / "scenario" / seen.hexdigest()[:12] / release
     if final.exists():
         return final
-    work = final.with_name(".%s.%d" % (release, os.getpid()))
+    work = final.with_name(".%s.%d.%d" % (release, os.getpid(), threading.get_ident()))
     work.mkdir(parents=True)
     for file in sources:
         (work / file.name).write_bytes(file.read_bytes())
@@ -118,8 +127,9 @@ def scenario_dir(release):
     run(["%s/tools/roots/node.sh" % TOP, "-b", str(work), release, "-noinput", "-eval",
          '[{ok,_} = compile:file(F,[report,{outdir,"%s"}]) || F <- [%s]], halt(0).'
          % (work, files)], "compiling the scenario for OTP " + release)
-    run(["%s/tests/lib/nif.sh" % TOP, str(nif), str(work / "leak_nif.so"), str(nif_include())],
-        "compiling the NIF")
+    for library, source, flags in LIBRARIES:
+        run(["%s/tests/lib/nif.sh" % TOP, str(SCENARIOS / "nif" / source), str(work / library),
+             str(nif_include()), *flags], "compiling " + library)
     try:
         work.rename(final)
     except OSError:
@@ -166,7 +176,8 @@ class Node:
             cmd += ["-e", item]
         cmd += [release, *flags, "-noinput", "-s", "scenario", "main"]
         WORK.mkdir(parents=True, exist_ok=True)
-        self.errors = open(WORK / ("node-%s-%d.stderr" % (release, os.getpid())), "w+b")
+        self.errors = open(WORK / ("node-%s-%d-%d.stderr" % (release, os.getpid(), threading.get_ident() % 1000)),
+                           "w+b")
         self.process = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self.errors)
         NODES.append(self)

@@ -25,6 +25,7 @@
 %%                            nif dump FILE; nif malloc_info; nif stall MS
 %%   call MODULE FUNCTION WORD...   what that function answers, given the words as
 %%                            strings (list_truth: tables, binaries, ports)
+%%   ill ...                  illnesses for the doctor: see ill.erl
 %%   sleep MS, stop, crash
 %%
 %% Reading and answering goes over a port of its own (start the node with -noinput)
@@ -134,6 +135,7 @@ command(["bench", "count"]) -> bench_load:count();
 command(["bench", "stop"]) -> bench_load:stop();
 command(["cxx", "load", Dir]) -> ok = cxx_nif:load(Dir), true;
 command(["cxx", "leak", N, Size]) -> cxx_nif:leak(int(N), int(Size));
+command(["ill" | Words]) -> ill:command(Words);
 command(["sleep", MS]) -> timer:sleep(int(MS)), true;
 command(["stop"]) -> erlang:halt(0, [{flush, false}]);
 command(["crash"]) -> erlang:halt(abort).

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""The doctor where things go wrong: a target that ends or becomes another, no privileges,
+no probes; its options, its exit codes, its recording, its text."""
+# timeout: 600
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+from clinic import Doctor  # noqa: E402
+from lab import LONG, PROGRAM, WORK, Node, Tap, beamray, releases  # noqa: E402
+
+LEAK = ("ill", "start", "200", "10", "nif", "leak", "mmap", "8", "65536")
+
+
+def leaking(node, *options, seconds=5, prefix=()):
+    """The doctor while the node leaks: (exit code, answer, what it printed to stderr)."""
+    doctor = Doctor(node.pid, *options, seconds=seconds, prefix=prefix)
+    doctor.begun.wait(60)
+    node(*LEAK)
+    node("ill", "wait")
+    answer = doctor.answer()
+    return doctor.process.returncode, answer, "".join(doctor.err)
+
+
+def interrupted(tap, label, release, what):
+    """The target goes away in the middle: a report of what was seen, exit code 5."""
+    with Node(release) as node:
+        node("ill", "load", node.dir)
+        node.settle()
+        doctor = Doctor(node.pid, seconds=20)
+        doctor.begun.wait(60)
+        node("ill", "once", "nif", "leak", "mmap", "40", "65536")
+        node.send(*what)
+        answer = doctor.answer(60)
+        tap.equal("%s: exit code" % label, doctor.process.returncode, 5)
+        if not tap.ok("%s: an answer" % label, answer is not None, doctor.err):
+            return
+        first = answer["findings"][0]
+        tap.ok("%s: claims no growth" % label,
+               first["code"] not in ("healthy", "nif-leak") and not first["grew_bytes"],
+               answer["findings"])
+        tap.ok("%s: shows what was seen" % label,
+               any("by_mmap" in f for s in first["stacks"] for f in s["frames"]),
+               first["stacks"])
+
+
+def privileges(tap, label, node):
+    without = ["setpriv", "--inh-caps=-bpf,-perfmon,-sys_admin",
+               "--bounding-set=-bpf,-perfmon,-sys_admin"]
+    code, answer, err = leaking(node, prefix=without)
+    if tap.ok("%s: no probes permitted: an answer" % label, answer is not None, err):
+        first = answer["findings"][0]
+        tap.equal("%s: ... exit code" % label, code, 1)
+        tap.equal("%s: ... code" % label, (first["code"], first["confidence"]),
+                  ("native-growth", "low"))
+        tap.ok("%s: ... says why nobody is named" % label, "CAP_" in first["confidence_reason"],
+               first["confidence_reason"])
+    nobody = beamray("doctor", "-p", node.pid, "-d", "1s",
+                     prefix=["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
+    tap.ok("%s: no privileges: exit code 4 and a sentence" % label,
+           nobody.code == 4 and "CAP_SYS_PTRACE" in nobody.err, (nobody.code, nobody.err))
+
+
+def gates(tap, label, node):
+    code, answer, err = leaking(node, "--gate", "native=64K,vm.used.ets_alloc=1M")
+    tap.ok("%s: a closed gate: exit code 1, with the stack" % label,
+           code == 1 and any("by_mmap" in f for s in answer["findings"][0]["stacks"]
+                             for f in s["frames"]), (code, err))
+    tap.ok("%s: which gate, by how much" % label,
+           "gate native: CLOSED" in err and "gate vm.used.ets_alloc: open" in err, err)
+    idle = beamray("doctor", "-p", node.pid, "-d", "2s", "--gate", "native=64K")
+    tap.ok("%s: an open gate: exit code 0" % label, idle.code == 0 and "open" in idle.out,
+           (idle.code, idle.out))
+    for rule in ("native", "native=", "native=64Q", "natve=1M", "=1M", "a b=1", ""):
+        wrong = beamray("doctor", "-p", node.pid, "--gate", rule)
+        tap.ok("%s: --gate %r is refused" % (label, rule), wrong.code == 2 and wrong.err,
+               (wrong.code, wrong.err))
+
+
+def options(tap, label, node):
+    code, answer, _ = leaking(node, "--threshold", "native=512M")
+    tap.ok("%s: below its threshold nothing is found" % label,
+           (code, [f["code"] for f in answer["findings"]]) == (0, ["healthy"]), answer["findings"])
+    for rule in ("native", "native=x", "vm=1M,2", "held=1M,200%", "what=1"):
+        wrong = beamray("doctor", "-p", node.pid, "--threshold", rule)
+        tap.ok("%s: --threshold %s is refused" % (label, rule),
+               wrong.code == 2 and "native=1M" in wrong.err, (wrong.code, wrong.err))
+    file = WORK / ("doctor-%d.bray" % os.getpid())
+    code, answer, err = leaking(node, "-o", str(file))
+    tap.ok("%s: the answer goes to stdout beside a recording" % label,
+           answer is not None and file.exists(), err)
+    folded = beamray("report", file, "-f", "folded", "--kind", "growth")
+    tap.ok("%s: the recording has the stacks" % label,
+           folded.code == 0 and "by_mmap" in folded.out, folded.err)
+    diff = beamray("diff", file)
+    tap.ok("%s: ... and the ledgers of both ends" % label,
+           diff.code in (0, 1) and "native.mmap" in diff.out, (diff.code, diff.out[:600], diff.err))
+    file.unlink()
+    text = beamray("doctor", "-p", node.pid, "-d", "1s")
+    tap.ok("%s: the text starts with the answer" % label, text.out.startswith("Healthy"),
+           text.out[:200])
+
+
+def still(tap, label, release):
+    with Node(release) as node:
+        node("ill", "load", node.dir)
+        node("ill", "once", "nif", "leak", "mmap", "100", "65536")
+        one = json.loads(beamray("doctor", "-p", node.pid, "--still", "--json").out)
+        tap.equal("%s: one look claims no growth" % label,
+                  [(f["code"], f["grew_bytes"]) for f in one["findings"]], [("healthy", 0)])
+        node("fragment", "binary", "96")
+        done = beamray("doctor", "-p", node.pid, "--still")
+        tap.ok("%s: one look finds fragmentation" % label,
+               done.code == 1 and "binary_alloc" in done.out.splitlines()[0], done.out[:300])
+        wide = [line for line in done.out.splitlines() if len(line) > 80]
+        tap.ok("%s: the text keeps to 80 columns" % label, not wide, wide)
+
+
+def main():
+    with Tap() as tap:
+        check = subprocess.run([PROGRAM, "check"], capture_output=True, text=True, check=False)
+        tap.ok("check names the capabilities for tracing", "CAP_BPF" in check.stdout)
+        gone = beamray("doctor", "-p", 4194303)
+        tap.ok("no such process: exit code 5 and a sentence", gone.code == 5 and gone.err,
+               (gone.code, gone.err))
+        other = beamray("doctor", "-p", os.getpid())
+        tap.ok("not a BEAM: exit code 3 and a sentence", other.code == 3 and other.err,
+               (other.code, other.err))
+        for release in releases(tap, None if LONG else ["25", "29"]):
+            label = "OTP " + release
+            interrupted(tap, label + " exits", release, ("stop",))
+            interrupted(tap, label + " becomes another program", release,
+                        ("ill", "once", "nif", "become"))
+            still(tap, label, release)
+            if not LONG and release != "25":
+                continue
+            with Node(release) as node:
+                node("ill", "load", node.dir)
+                node.settle()
+                privileges(tap, label, node)
+                gates(tap, label, node)
+                options(tap, label, node)
+
+
+if __name__ == "__main__":
+    main()
