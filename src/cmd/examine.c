@@ -44,15 +44,27 @@ static void milestone(const struct examination *e, const char *text)
 		fprintf(stderr, "beamray: %.2f s: %s\n", seconds_now() - e->begun, text);
 }
 
+static struct verdict_side side_of(const struct look *look, const struct ledger *ledger,
+				   const struct inside *inside)
+{
+	const struct binaries *b = inside ? inside->binaries : NULL;
+
+	return (struct verdict_side){
+		.look = look,
+		.ledger = ledger,
+		.envs = inside ? inside->envs : NULL,
+		.binaries_held = b && !b->left_out && !b->tables_left ? b->bytes : UINT64_MAX,
+	};
+}
+
 static void input_set(struct examination *e, const struct look *now, const struct ledger *ledger,
 		      const struct inside *inside)
 {
 	struct verdict_input *in = &e->in;
 
 	in->o = e->w.observer;
-	in->before = (struct verdict_side){ e->look[0], e->ledger[0],
-					    e->inside[0] ? e->inside[0]->envs : NULL };
-	in->after = (struct verdict_side){ now, ledger, inside ? inside->envs : NULL };
+	in->before = side_of(e->look[0], e->ledger[0], e->inside[0]);
+	in->after = side_of(now, ledger, inside);
 	in->seconds = e->seconds;
 	in->moments = e->moments;
 	in->n_moments = e->n_moments;
@@ -294,7 +306,7 @@ static void finish(struct examination *e)
 	natives_read(e->w.observer->vm, &e->natives, NULL);
 	if (e->ended.code != EXIT_OK) {
 		input_set(e, e->look[0], e->ledger[0], e->inside[0]);
-		e->in.before = (struct verdict_side){ NULL, NULL, NULL };
+		e->in.before = (struct verdict_side){ 0 };
 		e->in.ended = e->ended.text;
 	} else {
 		input_set(e, e->look[1], e->ledger[1], e->inside[1]);

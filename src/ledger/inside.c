@@ -5,11 +5,13 @@
  * Cheap figures, the same at both ends, of which only differences matter:
  *
  *	processes  what process_info(P, memory) says
- *	binary     bytes of refc binaries that a process refers to: one that two processes
- *	           refer to counts for both
+ *	binary     bytes of refc binaries that a process, a message queue, a table or a
+ *	           port refers to: one that two refer to counts for both
  *	ets        what ets:info(T, memory) says
  *	atoms      numbers are given in order, so the new ones are known by their numbers;
  *	           what most of their names begin with is the pattern
+ *	code,      of each module and persistent term; those that differ by a number at
+ *	literals   the end of their name count together
  */
 #include "ledger/inside.h"
 
@@ -19,13 +21,15 @@
 #include <string.h>
 #include <time.h>
 
+#include "erts/atoms.h"
 #include "erts/ets.h"
 #include "erts/process_info.h"
 
 #define INSIDE_SECONDS 60
-#define NAMED	       5    /* owners of each kind that get a name */
-#define ATOMS_SAMPLED  2048 /* of the new ones */
-#define PREFIXES_MAX   256
+#define NAMED	       5	/* owners of each kind that get a name */
+#define IDLE_NAMED     3
+#define ATOMS_MAX      1000000u /* new ones that are read */
+#define ROWS_MAX       100000u	/* of ETS tables, looked at for binaries */
 
 struct inside_job {
 	struct observer *o;
@@ -50,6 +54,7 @@ static int process_seen(void *ctx, const struct process_info *p)
 				   .addr = p->p.addr,
 				   .bytes = p->memory,
 				   .queue = p->message_queue_len,
+				   .reductions = p->reductions,
 				   .current = p->current,
 				   .instruction = p->instruction };
 	size_t n = in->n[INSIDE_PROCESS];
@@ -57,21 +62,14 @@ static int process_seen(void *ctx, const struct process_info *p)
 	if (n == in->size) {
 		size_t more = n ? n * 2 : 1024;
 		struct inside_holder *v = realloc(in->v[INSIDE_PROCESS], more * sizeof(h));
-		struct inside_holder *w = v ? realloc(in->v[INSIDE_BINARY], more * sizeof(h))
-					    : NULL;
 
-		if (v)
-			in->v[INSIDE_PROCESS] = v;
-		if (w)
-			in->v[INSIDE_BINARY] = w;
-		if (!w)
+		if (!v)
 			return -ENOMEM;
+		in->v[INSIDE_PROCESS] = v;
 		in->size = more;
 	}
 	in->v[INSIDE_PROCESS][n] = h;
-	h.bytes = p->binary_bytes == UINT64_MAX ? 0 : p->binary_bytes;
-	in->v[INSIDE_BINARY][n] = h;
-	in->n[INSIDE_PROCESS] = in->n[INSIDE_BINARY] = n + 1;
+	in->n[INSIDE_PROCESS] = n + 1;
 	return 0;
 }
 
@@ -79,7 +77,30 @@ static int processes_take(struct vm *vm, struct inside *in)
 {
 	struct process_scan scan;
 
-	return processes_scan(vm, PROCESS_ALL, process_seen, in, &scan, NULL);
+	return processes_scan(vm, PROCESS_MESSAGES | PROCESS_LINKS, process_seen, in, &scan, NULL);
+}
+
+/* Rows are looked at up to a bound, smallest tables first. */
+static int binaries_take(struct vm *vm, struct inside *in)
+{
+	struct binaries_opts opts = { .messages = true, .ports = true, .rows_max = ROWS_MAX };
+	size_t i;
+	int ret = binaries_read(vm, &opts, &in->binaries, NULL);
+
+	if (ret < 0)
+		return ret;
+	in->v[INSIDE_BINARY] = calloc(in->binaries->n_holders + 1, sizeof(struct inside_holder));
+	for (i = 0; in->v[INSIDE_BINARY] && i < in->binaries->n_holders; i++) {
+		const struct binary_holder *h = &in->binaries->holders[i];
+
+		in->v[INSIDE_BINARY][in->n[INSIDE_BINARY]++] = (struct inside_holder){
+			.key = (h->addr ^ h->id) * 4 + h->kind,
+			.addr = h->addr,
+			.bytes = h->distinct_bytes,
+			.holder = (uint32_t)i,
+		};
+	}
+	return in->v[INSIDE_BINARY] ? 0 : -ENOMEM;
 }
 
 static int tables_take(struct vm *vm, struct inside *in)
@@ -158,6 +179,22 @@ static void process_name(const struct owners *w, const struct inside_holder *h, 
 		 in[0] ? ", in " : "", in);
 }
 
+/* Who holds binaries, and what would go with it. */
+static void holder_name(const struct owners *w, const struct inside *in,
+			const struct inside_holder *h, char *buf, size_t size)
+{
+	const struct binary_holder *b = &in->binaries->holders[h->holder];
+	char label[512];
+
+	binary_holder_label(w->o->vm, b, label, sizeof(label));
+	snprintf(buf, size, "%s %.120s",
+		 b->kind == HOLDER_PROCESS    ? "process"
+		 : b->kind == HOLDER_MESSAGES ? "the message queue of"
+		 : b->kind == HOLDER_ETS      ? "table"
+					      : "port",
+		 label);
+}
+
 static void table_name(struct vm *vm, uint64_t addr, char *buf, size_t size)
 {
 	struct ets_tables *t;
@@ -225,6 +262,8 @@ static void kind_compare(struct owners *w, const struct inside *a, const struct 
 		o->after = best[k].h->bytes;
 		if (kind == INSIDE_ETS)
 			table_name(w->o->vm, best[k].h->addr, o->name, sizeof(o->name));
+		else if (kind == INSIDE_BINARY)
+			holder_name(w, b, best[k].h, o->name, sizeof(o->name));
 		else
 			process_name(w, best[k].h, o->name, sizeof(o->name));
 	}
@@ -279,7 +318,31 @@ static void crowds_compare(struct owners *w, const struct inside *a, const struc
 	free(crowds);
 }
 
-/* An atom's name without the digits at its end. */
+static void atoms_compare(struct owners *w, const struct inside *a, const struct inside *b)
+{
+	struct verdict_owner *o;
+	struct atoms *v;
+	uint64_t end = b->atoms;
+
+	if (a->atoms == UINT64_MAX || b->atoms == UINT64_MAX || b->atoms <= a->atoms)
+		return;
+	if (end - a->atoms > ATOMS_MAX)
+		end = a->atoms + ATOMS_MAX;
+	if (atoms_read(w->o->vm, a->atoms, end, 16, 0, &v, NULL) < 0)
+		return;
+	o = v->n_prefixes ? owner_new(w, "atom") : NULL;
+	if (o) {
+		o->after = v->prefixes[0].bytes;
+		snprintf(o->name, sizeof(o->name), "%llu of %llu new atoms, which begin with %.80s",
+			 (unsigned long long)v->prefixes[0].count,
+			 (unsigned long long)(v->end - v->first), v->prefixes[0].prefix);
+	}
+	atoms_free(v);
+}
+
+/* ---- by name --------------------------------------------------------------------------- */
+
+/* A name without the digits at its end: what is made by the thousand is numbered. */
 static size_t stem(const char *name)
 {
 	size_t n = strlen(name);
@@ -289,61 +352,130 @@ static size_t stem(const char *name)
 	return n ? n : strlen(name);
 }
 
-static void atoms_compare(struct owners *w, const struct look *look, const struct inside *a,
-			  const struct inside *b)
+static int stem_compare(const char *a, const char *b)
 {
-	struct {
-		char text[64];
-		uint64_t n;
-	} *v = calloc(PREFIXES_MAX, sizeof(*v));
-	uint64_t came = b->atoms - a->atoms, step, i, asked = 0;
-	size_t n = 0, k, best = 0;
+	size_t m = stem(a), n = stem(b), least = m < n ? m : n;
+	int c = memcmp(a, b, least);
 
-	if (!v || a->atoms == UINT64_MAX || b->atoms == UINT64_MAX || b->atoms <= a->atoms) {
-		free(v);
-		return;
-	}
-	step = came / ATOMS_SAMPLED + 1;
-	for (i = a->atoms; i < b->atoms; i += step) {
-		char name[1100];
-		size_t len;
-
-		if (vm_atom(w->o->vm, i, name, sizeof(name)) < 0)
-			continue;
-		asked++;
-		len = stem(name);
-		name[len < sizeof(v->text) ? len : sizeof(v->text) - 1] = 0;
-		for (k = 0; k < n && strcmp(v[k].text, name) != 0; k++)
-			;
-		if (k == PREFIXES_MAX)
-			continue;
-		if (k == n)
-			memcpy(v[n++].text, name, strlen(name) + 1);
-		if (++v[k].n > v[best].n)
-			best = k;
-	}
-	if (asked && v[best].n * 4 >= asked) {
-		struct verdict_owner *o = owner_new(w, "atom");
-
-		if (o) {
-			uint64_t before = look->memory.atom_used;
-
-			/* bytes by the share of the names; only the name is of interest */
-			o->before = 0;
-			o->after = before == UINT64_MAX ? 0 : before * v[best].n / asked;
-			snprintf(o->name, sizeof(o->name),
-				 "%llu%% of %llu new atoms begin with %.60s",
-				 (unsigned long long)(100 * v[best].n / asked),
-				 (unsigned long long)came, v[best].text);
-		}
-	}
-	free(v);
+	return c ? c : m < n ? -1 : m > n;
 }
 
-static int compare(struct observer *o, const struct look *look, const struct code *code,
-		   const struct inside *before, struct inside *after)
+static int name_order(const void *pa, const void *pb)
 {
-	struct owners w = { .o = o, .code = code, .size = INSIDE_KINDS * NAMED + 2 };
+	return stem_compare(((const struct inside_name *)pa)->name,
+			    ((const struct inside_name *)pb)->name);
+}
+
+/* Bytes of code, or of literals, by name; sorted. The caller frees. */
+static struct inside_name *names_take(const struct inside *in, bool literals, size_t *n)
+{
+	size_t most = 1 + (in->modules ? in->modules->n : 0) +
+		      (literals && in->terms ? in->terms->n : 0);
+	struct inside_name *v = calloc(most, sizeof(*v));
+	size_t i;
+
+	*n = 0;
+	for (i = 0; v && in->modules && i < in->modules->n; i++) {
+		const struct module *m = &in->modules->v[i];
+
+		v[(*n)++] = (struct inside_name){ m->name,
+						  literals ? m->literals + m->old_literals
+							   : m->code + m->old_code,
+						  true };
+	}
+	for (i = 0; v && literals && in->terms && i < in->terms->n; i++)
+		v[(*n)++] = (struct inside_name){ in->terms->v[i].key, in->terms->v[i].bytes,
+						  false };
+	if (v)
+		qsort(v, *n, sizeof(*v), name_order);
+	return v;
+}
+
+/* The group of names with one stem that grew most. */
+static void names_compare(struct owners *w, const struct inside *a, const struct inside *b,
+			  bool literals)
+{
+	size_t na, nb, i, k = 0, count, best_count = 0;
+	struct inside_name *va = names_take(a, literals, &na), *vb = names_take(b, literals, &nb);
+	const struct inside_name *best = NULL;
+	uint64_t best_before = 0, best_after = 0;
+
+	for (i = 0; va && vb && i < nb; i += count) {
+		uint64_t before = 0, after = 0;
+
+		for (count = 0; i + count < nb && name_order(&vb[i], &vb[i + count]) == 0; count++)
+			after += vb[i + count].bytes;
+		while (k < na && name_order(&va[k], &vb[i]) < 0)
+			k++;
+		for (; k < na && name_order(&va[k], &vb[i]) == 0; k++)
+			before += va[k].bytes;
+		if (after > before && after - before > best_after - best_before) {
+			best = &vb[i];
+			best_before = before;
+			best_after = after;
+			best_count = count;
+		}
+	}
+	if (best) {
+		struct verdict_owner *o = owner_new(w, literals ? "literal" : "code");
+
+		if (o) {
+			o->before = best_before;
+			o->after = best_after;
+			if (best_count == 1)
+				snprintf(o->name, sizeof(o->name), "%s %.160s",
+					 best->module ? "module" : "persistent term", best->name);
+			else
+				snprintf(o->name, sizeof(o->name), "%zu %s %.*s", best_count,
+					 best->module ? "modules that begin with"
+						      : "persistent terms",
+					 (int)stem(best->name), best->name);
+		}
+	}
+	free(va);
+	free(vb);
+}
+
+/* Processes that did nothing since `before`, by what would be free of their binaries if
+ * they let go of them: a collection tells how much of that is garbage. */
+static void idle_holders(struct owners *w, const struct inside *a, const struct inside *b)
+{
+	const struct inside_holder *best[IDLE_NAMED] = { NULL };
+	size_t i, k;
+
+	for (i = 0; b->binaries && i < b->n[INSIDE_BINARY]; i++) {
+		const struct inside_holder *h = &b->v[INSIDE_BINARY][i], *now, *then;
+		const struct binary_holder *x = &b->binaries->holders[h->holder];
+
+		if (x->kind != HOLDER_PROCESS || !x->alone_bytes)
+			continue;
+		now = holder_find(b, INSIDE_PROCESS, x->id);
+		then = holder_find(a, INSIDE_PROCESS, x->id);
+		if (!now || !then || now->reductions != then->reductions)
+			continue;
+		for (k = IDLE_NAMED; k > 0; k--) {
+			if (best[k - 1] &&
+			    b->binaries->holders[best[k - 1]->holder].alone_bytes >= x->alone_bytes)
+				break;
+			if (k < IDLE_NAMED)
+				best[k] = best[k - 1];
+			best[k - 1] = h;
+		}
+	}
+	for (k = 0; k < IDLE_NAMED && best[k]; k++) {
+		struct verdict_owner *o = owner_new(w, VERDICT_IDLE);
+
+		if (!o)
+			return;
+		o->after = b->binaries->holders[best[k]->holder].alone_bytes;
+		holder_name(w, b, best[k], o->name, sizeof(o->name));
+	}
+}
+
+static int compare(struct observer *o, const struct code *code, const struct inside *before,
+		   struct inside *after)
+{
+	struct owners w = { .o = o, .code = code, .size = INSIDE_KINDS * NAMED + IDLE_NAMED + 4 };
 
 	w.v = calloc(w.size, sizeof(*w.v));
 	if (!w.v)
@@ -352,7 +484,10 @@ static int compare(struct observer *o, const struct look *look, const struct cod
 	crowds_compare(&w, before, after);
 	kind_compare(&w, before, after, INSIDE_BINARY, "binary");
 	kind_compare(&w, before, after, INSIDE_ETS, "ets");
-	atoms_compare(&w, look, before, after);
+	atoms_compare(&w, before, after);
+	names_compare(&w, before, after, false);
+	names_compare(&w, before, after, true);
+	idle_holders(&w, before, after);
 	after->owners = w.v;
 	after->n_owners = w.n;
 	return 0;
@@ -379,12 +514,18 @@ static int inside_run(void *arg)
 		ret = processes_take(vm, j->in);
 	if (!is_fatal(ret))
 		ret = tables_take(vm, j->in);
+	if (!is_fatal(ret))
+		ret = binaries_take(vm, j->in);
+	if (!is_fatal(ret))
+		ret = modules_read(vm, &j->in->modules, NULL);
+	if (!is_fatal(ret))
+		ret = persistent_terms_read(vm, &j->in->terms, NULL);
 	j->in->atoms = j->look->counts.atoms;
 	for (k = 0; k < INSIDE_KINDS; k++)
 		if (j->in->v[k])
 			qsort(j->in->v[k], j->in->n[k], sizeof(*j->in->v[k]), holder_order);
 	if (!is_fatal(ret) && j->before)
-		ret = compare(j->o, j->look, j->code, j->before, j->in);
+		ret = compare(j->o, j->code, j->before, j->in);
 	vm->res = NULL;
 	clock_gettime(CLOCK_MONOTONIC, &t1);
 	j->in->seconds = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) / 1e9;
@@ -429,6 +570,9 @@ void inside_free(struct inside *in)
 	for (k = 0; k < INSIDE_KINDS; k++)
 		free(in->v[k]);
 	nif_envs_free(in->envs);
+	binaries_free(in->binaries);
+	modules_free(in->modules);
+	persistent_terms_free(in->terms);
 	free(in->owners);
 	free(in);
 }

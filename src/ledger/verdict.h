@@ -83,6 +83,9 @@ struct verdict_side {
 	const struct look *look;
 	const struct ledger *ledger;
 	const struct nif_envs *envs; /* process independent environments; NULL: not read */
+	/* Bytes of refc binaries that processes, queues, tables and ports refer to, each
+	 * once; UINT64_MAX: not known, or not all of it was looked at. */
+	uint64_t binaries_held;
 };
 
 /* What the ledger was in between. */
@@ -105,6 +108,10 @@ struct verdict_trace {
 	const char *native_note;       /* a sentence about the probes on malloc, or NULL */
 	uint64_t lost;		       /* events and stacks */
 };
+
+/* Category of a verdict_owner: processes that did nothing during the watch, with bytes
+ * of binaries that nobody else refers to. */
+#define VERDICT_IDLE "idle binary"
 
 /* Who in the VM holds how much of one category, at both ends. */
 struct verdict_owner {

@@ -78,6 +78,23 @@ static void pinned_add(const struct judge *j, struct finding *f, const char *all
 			     (unsigned long long)(held >> 20));
 }
 
+/* What would leave the carriers if processes that sleep were collected. */
+static void idle_add(const struct judge *j, struct finding *f)
+{
+	size_t i;
+
+	for (i = 0; i < j->in->n_owners; i++) {
+		const struct verdict_owner *o = &j->in->owners[i];
+
+		if (strcmp(o->category, VERDICT_IDLE) != 0 || o->after * 100 < f->bytes)
+			continue;
+		evidence_add(f, (int64_t)o->after, "bytes",
+			     "of binaries are held by %.80s alone, which did nothing during the "
+			     "watch",
+			     o->name);
+	}
+}
+
 void rule_fragmentation(struct judge *j, const struct rule *r)
 {
 	const struct ledger *g = j->in->after.ledger;
@@ -109,6 +126,8 @@ void rule_fragmentation(struct judge *j, const struct rule *r)
 			if (g->allocators[a].name && strcmp(g->allocators[a].name, name) == 0)
 				utilisation_add(f, &g->allocators[a]);
 		pinned_add(j, f, name);
+		if (strcmp(name, "binary_alloc") == 0)
+			idle_add(j, f);
 		confidence_set(f, CONFIDENCE_HIGH, "every block of every carrier was read");
 		growth_curve(j, f, moment_accounts, accounts);
 	}

@@ -10,10 +10,11 @@
  *	env            nif_internal whose content verifies as an ErlNifEnv, with the heap
  *	               fragments and binaries that hang on it (erts/nif_env.c)
  *	driver_binary  drv_binary        driver_alloc  driver, drv_...
- *	enif_alloc     anything else
+ *	enif_alloc     anything else, and drv_binary of a module with NIFs
  *
- * A plain refc binary that a NIF made is the VM's data: a process, a table or an
- * environment holds it.
+ * A plain refc binary that a NIF made is the VM's data when a process, a queue, a table,
+ * a port or an environment refers to it. One that grows and that none of them refers to
+ * is held by the NIF itself (enif_alloc_binary): as enif_alloc.
  */
 #include "ledger/verdict_int.h"
 
@@ -43,9 +44,9 @@ static const char *type_name(const struct vm *vm, unsigned type)
 	return type < vm->n_types && vm->type_names[type] ? vm->type_names[type] : "?";
 }
 
-/* The owner's name, and the file of its library if that is known. */
+/* The owner's name, and the file of its library if it is a module with NIFs. */
 static bool owner_names(const struct judge *j, uint64_t atom, char *owner, char *library,
-			size_t size)
+			size_t size, bool *nif)
 {
 	char text[1100];
 
@@ -53,7 +54,8 @@ static bool owner_names(const struct judge *j, uint64_t atom, char *owner, char 
 	    strcmp(text, "system") == 0)
 		return false;
 	snprintf(owner, size, "%.120s", text);
-	if (!j->in->library || !j->in->library(j->in->library_arg, atom, library, size))
+	*nif = j->in->library && j->in->library(j->in->library_arg, atom, library, size);
+	if (!*nif)
 		snprintf(library, size, "%.120s", text);
 	return true;
 }
@@ -89,11 +91,12 @@ void rule_envs(struct judge *j, const struct rule *r)
 		char owner[128], library[128];
 		int64_t d;
 		struct finding *f;
+		bool nif;
 
 		old = old ? old : &none;
 		d = (int64_t)nif_env_bytes(e) - (int64_t)nif_env_bytes(old);
 		if (!rule_reached(j, r, d) ||
-		    !owner_names(j, e->owner_atom, owner, library, sizeof(owner)))
+		    !owner_names(j, e->owner_atom, owner, library, sizeof(owner), &nif))
 			continue;
 		f = finding_add(j, FINDING_NIF_LEAK, library);
 		if (!f)
@@ -133,13 +136,17 @@ void rule_envs(struct judge *j, const struct rule *r)
 	}
 }
 
-static void tag_mechanism(const struct vm *vm, const struct tag_sum *t, struct finding *f)
+/* enif_alloc_binary() takes the same type as a driver's binaries: a NIF's module tells
+ * them apart. */
+static void tag_mechanism(const struct vm *vm, const struct tag_sum *t, bool nif, struct finding *f)
 {
 	const char *type = type_name(vm, t->block_type);
 	const char *mechanism = "enif_alloc";
 
 	if (t->magic)
 		mechanism = "resource";
+	else if (nif)
+		;
 	else if (strcmp(type, "drv_binary") == 0)
 		mechanism = "driver_binary";
 	else if (strcmp(type, "driver") == 0 || strncmp(type, "drv", 3) == 0)
@@ -161,8 +168,32 @@ static int64_t envs_part(const struct judge *j, const struct tag_sum *t)
 	return (int64_t)(e ? e->block_bytes : 0) - (int64_t)(old ? old->block_bytes : 0);
 }
 
+/* What of the growth of binaries nobody in the VM refers to; 0 when that is not known. */
+static int64_t binaries_unheld(const struct judge *j)
+{
+	uint64_t now = j->in->after.binaries_held, then = j->in->before.binaries_held;
+	const struct nif_envs *envs = j->in->after.envs, *old = j->in->before.envs;
+	int64_t grew = ledger_grew(j, "vm.used.binary_alloc"), held;
+	size_t i;
+
+	if (now == UINT64_MAX || then == UINT64_MAX)
+		return 0;
+	held = (int64_t)(now - then);
+	for (i = 0; envs && i < envs->n; i++)
+		held += (int64_t)envs->v[i].binary_bytes;
+	for (i = 0; old && i < old->n; i++)
+		held -= (int64_t)old->v[i].binary_bytes;
+	return grew - held;
+}
+
+static bool is_plain_binary(const struct vm *vm, const struct tag_sum *t)
+{
+	return !t->magic && strcmp(type_name(vm, t->block_type), "binary") == 0;
+}
+
 void rule_tagged(struct judge *j, const struct rule *r)
 {
+	int64_t unheld = binaries_unheld(j);
 	const struct carriers *now = j->in->after.look->carriers,
 			      *then = j->in->before.look->carriers;
 	const struct vm *vm = j->in->o->vm;
@@ -174,15 +205,16 @@ void rule_tagged(struct judge *j, const struct rule *r)
 		int64_t d = (int64_t)(t->bytes - (old ? old->bytes : 0)) - envs_part(j, t);
 		char owner[128], library[128];
 		struct finding *f;
+		bool nif;
 
 		if (!rule_reached(j, r, d) ||
-		    (!t->magic && strcmp(type_name(vm, t->block_type), "binary") == 0) ||
-		    !owner_names(j, t->owner_atom, owner, library, sizeof(owner)))
+		    (is_plain_binary(vm, t) && unheld < d - d / 5) ||
+		    !owner_names(j, t->owner_atom, owner, library, sizeof(owner), &nif))
 			continue;
 		f = finding_add(j, FINDING_NIF_LEAK, library);
 		if (!f)
 			return;
-		tag_mechanism(vm, t, f);
+		tag_mechanism(vm, t, nif, f);
 		if (f->code == FINDING_DRIVER_LEAK)
 			snprintf(f->subject, sizeof(f->subject), "%s", owner);
 		snprintf(f->owner, sizeof(f->owner), "%s %s",
@@ -194,9 +226,19 @@ void rule_tagged(struct judge *j, const struct rule *r)
 			     type_name(vm, t->block_type));
 		evidence_add(f, (int64_t)(t->blocks - (old ? old->blocks : 0)), "blocks",
 			     "more than at the start; %llu in all", (unsigned long long)t->blocks);
-		confidence_set(f, CONFIDENCE_HIGH,
-			       "the VM tags every such block with the module or driver that "
-			       "allocated it");
+		if (is_plain_binary(vm, t)) {
+			evidence_add(f, unheld, "bytes",
+				     "of the growth of binaries no process, message, table or port "
+				     "refers to");
+			confidence_set(f, CONFIDENCE_MEDIUM,
+				       "the VM tags every such block with the module that "
+				       "allocated it, and no term refers to them: the NIF itself "
+				       "keeps them");
+		} else {
+			confidence_set(f, CONFIDENCE_HIGH,
+				       "the VM tags every such block with the module or driver "
+				       "that allocated it");
+		}
 		growth_curve(j, f, moment_tag, t);
 	}
 }

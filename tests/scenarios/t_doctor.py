@@ -55,6 +55,8 @@ CASES = [
          stack=None),
     leak("resources never released", "resource", "resource", stack=None, releases=ALL,
          quick="25"),
+    leak("enif_alloc_binary never released", "binary", "enif_alloc", count=40, size=20000,
+         stack=None, releases=ALL),
     leak("environments forgotten", "env", "env", count=100, size=8000, stack=None,
          truth="memory:total", releases=ALL, quick="25 27"),
     # ---- drivers
@@ -116,9 +118,9 @@ CASES = [
          truth="memory:binary", owner="ill_idle"),
     # (erlang:memory(atom) has the table and the text, not the atoms)
     Case("atoms", "vm-data", "atom", step="atoms 30000", owner="ill_atom_", releases=ALL),
-    Case("literals", "vm-data", "literal", step="literals 100000"),
+    Case("literals", "vm-data", "literal", step="literals 100000", owner="ill"),
     Case("modules", "vm-data", "code", step="modules 25", times=14, every=50, seconds=15,
-         may=("vm-data",)),
+         owner="ill_module_", may=("vm-data",)),
     # ---- held, not used
     Case("fragmented binaries", "vm-fragmentation", "binary_alloc",
          prepare=("fragment binary 96",), size="free:binary_alloc", releases=ALL, quick="25"),

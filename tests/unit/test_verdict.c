@@ -65,8 +65,8 @@ static void scene_make(struct scene *s)
 	s->growth = profile_new("growth", "bytes");
 	s->symbols = symbols_new();
 	s->in.o = &s->o;
-	s->in.before = (struct verdict_side){ &s->a.l, &s->a.g, NULL };
-	s->in.after = (struct verdict_side){ &s->b.l, &s->b.g, NULL };
+	s->in.before = (struct verdict_side){ &s->a.l, &s->a.g, NULL, UINT64_MAX };
+	s->in.after = (struct verdict_side){ &s->b.l, &s->b.g, NULL, UINT64_MAX };
 	s->in.seconds = 10;
 	s->in.trace.growth = s->growth;
 	s->in.trace.symbols = s->symbols;
@@ -243,7 +243,7 @@ static void what_is_held_needs_floor_and_ratio(void **state)
 
 	(void)state;
 	scene_make(&s);
-	s.in.before = (struct verdict_side){ NULL, NULL, NULL }; /* a still image may say this */
+	s.in.before = (struct verdict_side){ 0 }; /* a still image may say this */
 	row(&s.b, "vm.used.eheap_alloc", 100 * MB);
 	row(&s.b, "vm.free.binary_alloc", 90 * MB);
 	row(&s.b, "native.heap.free", 60 * MB);
@@ -306,7 +306,7 @@ static void missing_pieces_are_inconclusive(void **state)
 
 	/* the target ended: what was seen is shown, nothing is claimed */
 	s.b.g.complete = true;
-	s.in.before = (struct verdict_side){ NULL, NULL, NULL };
+	s.in.before = (struct verdict_side){ 0 };
 	s.in.ended = "process 1 has exited";
 	struct frame f[] = { name(&s, 1, true, FRAME_NIF, "grow", "a_nif.so") };
 

@@ -153,6 +153,16 @@ NEVER_INLINE static void by_env(int way, size_t bytes)
 	held[way] += (int64_t)bytes;
 }
 
+NEVER_INLINE static void by_binary(int way, size_t bytes)
+{
+	ErlNifBinary b;
+
+	if (!enif_alloc_binary(bytes, &b))
+		return;
+	memset(b.data, 0x4e, bytes);
+	held[way] += (int64_t)bytes;
+}
+
 /* Reachable for ever: a list that begins in the library's data. */
 NEVER_INLINE static void by_cache(int way, size_t bytes)
 {
@@ -228,7 +238,7 @@ static const struct way {
 	{ "memalign", by_memalign }, { "strdup", by_strdup },	{ "new", by_new },
 	{ "mmap", by_mmap },	     { "enif", by_enif },	{ "resource", by_resource },
 	{ "env", by_env },	     { "cache", by_cache },	{ "churn", by_churn },
-	{ "unjoined", by_unjoined }, { "sleeper", by_sleeper },
+	{ "binary", by_binary },   { "unjoined", by_unjoined }, { "sleeper", by_sleeper },
 };
 
 enum { WAYS = sizeof(ways) / sizeof(ways[0]) };
