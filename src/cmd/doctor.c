@@ -25,6 +25,8 @@ static const char usage[] =
 	"      --no-uprobes     read only: no tracing, two ledgers; growth then has no stacks\n"
 	"      --native         watch malloc and free from the start, not only when page\n"
 	"                       faults explain too little of what grew\n"
+	"      --scan, --no-scan  look for memory that nobody points to, at the end; default:\n"
+	"                       when that takes less than ten seconds\n"
 	"      --still          one ledger, no watch: only what one look can prove\n"
 	"      --threshold NAME=VALUE  when something is a finding; defaults:\n"
 	"                       native=1M (growth of native memory or of one NIF's blocks),\n"
@@ -48,7 +50,7 @@ static const char usage[] =
 
 struct doctor {
 	struct options o;
-	bool no_trace, still, native;
+	bool no_trace, still, native, scan, no_scan;
 	double budget; /* share of one core */
 	struct verdict_opts thresholds;
 	struct gates gates;
@@ -131,6 +133,9 @@ static int run_all(struct doctor *d)
 		.trace = !d->no_trace,
 		.still = d->still,
 		.native = d->native,
+		.scan = d->no_scan ? SCAN_NEVER
+			: d->scan  ? SCAN_ALWAYS
+				   : SCAN_AUTO,
 		.budget = d->budget,
 		.verbose = d->o.verbose,
 		.unit = d->o.unit,
@@ -164,6 +169,8 @@ static int run(int argc, char **argv)
 	const struct option_own own[] = {
 		{ "no-uprobes", false, option_flag, d ? &d->no_trace : NULL },
 		{ "native", false, option_flag, d ? &d->native : NULL },
+		{ "scan", false, option_flag, d ? &d->scan : NULL },
+		{ "no-scan", false, option_flag, d ? &d->no_scan : NULL },
 		{ "still", false, option_flag, d ? &d->still : NULL },
 		{ "budget", true, option_budget, d ? &d->budget : NULL },
 		{ "threshold", true, take_threshold, d ? &d->thresholds : NULL },

@@ -7,7 +7,8 @@
  *	  ...      moments: a ledger and the growth stacks so far, a few times. They tell
  *	           when growth began and stopped, and whether page faults explain it: if
  *	           not, malloc and free themselves are watched from then on
- *	-d         second ledger, inside view
+ *	-d         second ledger, inside view; then, when it takes less than ten seconds,
+ *	           the still image: what of native memory nobody points to
  *
  * A moment costs as much as a ledger (a fraction of a second on most nodes), so on a
  * large node there are fewer of them: looking takes at most a tenth of the watch.
@@ -25,6 +26,7 @@
 
 #define MOMENTS_WANTED 8
 #define MOMENT_LEAST_S 0.4
+#define SCAN_MOST_S    10.0
 
 static void say(const char *text)
 {
@@ -80,7 +82,7 @@ static void input_set(struct examination *e, const struct look *now, const struc
 static int keep(struct examination *e, const struct look *l, const struct ledger *g)
 {
 	if (e->keep.r && e->kept.code == EXIT_OK)
-		return keep_look(&e->keep, l, g, e->growth, &e->kept);
+		return keep_look(&e->keep, l, g, &e->kept);
 	return 0;
 }
 
@@ -190,6 +192,7 @@ static void native_attach(struct examination *e)
 
 static int moment_take(struct examination *e, double start, struct error *err)
 {
+	struct profile *p;
 	int ret = moment_add(e, seconds_now() - start, err);
 
 	if (ret < 0 || !wants_native(e, seconds_now() - start) || e->n_moments == MOMENTS_MAX)
@@ -200,7 +203,12 @@ static int moment_take(struct examination *e, double start, struct error *err)
 		return 0;
 	/* what calls of malloc are compared with begins where they begin */
 	e->in.trace.native_from = seconds_now() - start;
-	return moment_add(e, e->in.trace.native_from, err);
+	ret = moment_add(e, e->in.trace.native_from, err);
+	if (ret == 0 && watch_profile(&e->w, "native", NULL, &p, NULL) == 0) {
+		e->in.trace.native_then = profile_total(p);
+		profile_free(p);
+	}
+	return ret;
 }
 
 /* ---- the watch ------------------------------------------------------------------------ */
@@ -279,6 +287,9 @@ static int begin(struct examination *e, struct error *err)
 	if (ret == 0 && e->opts.keep)
 		ret = recorder_create(e->opts.keep, &e->keep.r, err);
 	e->keep.w = &e->w;
+	e->keep.trace = &e->trace;
+	e->trace.no_cpu = true;
+	record_trace_open(&e->trace, &e->w);
 	if (ret == 0 && e->keep.r)
 		keep_head(&e->keep, e->opts.seconds, 0, &e->kept);
 	if (ret < 0 || e->opts.still)
@@ -293,6 +304,37 @@ static int begin(struct examination *e, struct error *err)
 	snprintf(line, sizeof(line), "the first ledger is complete%s: watching for %.0f s",
 		 e->w.session ? ", probes are attached" : "", e->opts.seconds);
 	milestone(e, line);
+	return 0;
+}
+
+/* Which part of native memory nobody points to. */
+static int scan(struct examination *e, struct error *err)
+{
+	double estimate = native_scan_estimate(e->look[1]);
+	int ret;
+
+	if (e->opts.scan == SCAN_NEVER) {
+		snprintf(e->scan.why, sizeof(e->scan.why), "it was switched off (--no-scan)");
+		return 0;
+	}
+	if (e->opts.scan == SCAN_AUTO && estimate > SCAN_MOST_S) {
+		snprintf(e->scan.why, sizeof(e->scan.why),
+			 "it would take about %.0f s (--scan does it)", estimate);
+		return 0;
+	}
+	say("looking for memory that nobody points to");
+	ret = native_scan(e->w.observer, NULL, &e->lost, err);
+	if (ret == -ETIMEDOUT)
+		e->w.stuck = true;
+	if (ret < 0) {
+		snprintf(e->scan.why, sizeof(e->scan.why), "it failed: %.120s",
+			 err->text[0] ? err->text : strerror(-ret));
+		return ret == -ETIMEDOUT || ret == -ENOMEM ? ret : 0;
+	}
+	e->scan.native = e->lost;
+	if (!e->lost->heap_walked || !e->lost->lost_proved)
+		snprintf(e->scan.why, sizeof(e->scan.why), "%.150s",
+			 e->lost->n_notes ? e->lost->notes[0] : "the heap was not walked");
 	return 0;
 }
 
@@ -352,6 +394,15 @@ int examine(struct examination *e, const struct examine_opts *opts, struct error
 	ret = growth_take(e, e->ended.code == EXIT_OK ? e->look[1] : NULL, err);
 	if (ret < 0)
 		return ret;
+	if (e->ended.code == EXIT_OK) {
+		struct error lost = { 0 };
+
+		ret = scan(e, &lost);
+		if (ret < 0) {
+			*err = lost;
+			return ret;
+		}
+	}
 	native_take(e, e->ended.code == EXIT_OK ? e->look[1] : NULL);
 	if (e->ended.code == EXIT_OK)
 		keep(e, e->look[1], e->ledger[1]);
@@ -375,6 +426,7 @@ void examination_free(struct examination *e)
 	if (e->w.stuck)
 		return;
 	watch_close(&e->w);
+	native_free(e->lost);
 	for (i = 0; i < 2; i++) {
 		ledger_free(e->ledger[i]);
 		look_free(e->look[i]);

@@ -9,6 +9,7 @@
 #include "cmd/keep.h"
 #include "erts/natives.h"
 #include "ledger/inside.h"
+#include "ledger/native.h"
 #include "ledger/verdict.h"
 #include "report/units.h"
 
@@ -19,6 +20,7 @@ struct examine_opts {
 	double seconds; /* of the watch */
 	bool trace, still;
 	bool native; /* watch malloc from the start */
+	enum examine_scan { SCAN_AUTO, SCAN_ALWAYS, SCAN_NEVER } scan;
 	double budget;
 	unsigned verbose;
 	enum unit unit;
@@ -29,6 +31,7 @@ struct examine_opts {
 struct examination {
 	struct examine_opts opts;
 	struct watch w;
+	struct record_trace trace; /* of the recording */
 	struct keeper keep;
 	double begun;	/* CLOCK_MONOTONIC */
 	double first_s; /* the first ledger was complete and probes attached so long after */
@@ -45,6 +48,7 @@ struct examination {
 	char native_note[400];
 	struct natives *natives; /* whose library a module's NIFs are in */
 	struct session_stats stats;
+	struct native *lost; /* the still image scan, or NULL */
 	struct verdict_scan scan;
 	struct error ended; /* the target ended while it was watched */
 	struct error kept;  /* the recording could not be written */

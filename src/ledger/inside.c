@@ -26,7 +26,7 @@
 #include "erts/process_info.h"
 
 #define INSIDE_SECONDS 60
-#define NAMED	       5	/* owners of each kind that get a name */
+#define NAMED	       5 /* owners of each kind that get a name */
 #define IDLE_NAMED     3
 #define ATOMS_MAX      1000000u /* new ones that are read */
 #define ROWS_MAX       100000u	/* of ETS tables, looked at for binaries */
@@ -369,8 +369,8 @@ static int name_order(const void *pa, const void *pb)
 /* Bytes of code, or of literals, by name; sorted. The caller frees. */
 static struct inside_name *names_take(const struct inside *in, bool literals, size_t *n)
 {
-	size_t most = 1 + (in->modules ? in->modules->n : 0) +
-		      (literals && in->terms ? in->terms->n : 0);
+	size_t most =
+		1 + (in->modules ? in->modules->n : 0) + (literals && in->terms ? in->terms->n : 0);
 	struct inside_name *v = calloc(most, sizeof(*v));
 	size_t i;
 
@@ -384,8 +384,8 @@ static struct inside_name *names_take(const struct inside *in, bool literals, si
 						  true };
 	}
 	for (i = 0; v && literals && in->terms && i < in->terms->n; i++)
-		v[(*n)++] = (struct inside_name){ in->terms->v[i].key, in->terms->v[i].bytes,
-						  false };
+		v[(*n)++] =
+			(struct inside_name){ in->terms->v[i].key, in->terms->v[i].bytes, false };
 	if (v)
 		qsort(v, *n, sizeof(*v), name_order);
 	return v;

@@ -40,7 +40,7 @@ struct inside_name {
 struct inside {
 	struct inside_holder *v[INSIDE_KINDS]; /* sorted by key */
 	size_t n[INSIDE_KINDS];
-	size_t size; /* private: room in the list of processes */
+	size_t size;	/* private: room in the list of processes */
 	uint64_t atoms; /* number of the next one; UINT64_MAX: unknown */
 	struct nif_envs *envs;
 	struct binaries *binaries;	/* NULL: not read */

@@ -6,6 +6,7 @@
 
 #include "erts/nif_env.h"
 #include "ledger/ledger.h"
+#include "ledger/native.h"
 #include "profile/symbolize.h"
 
 enum finding_code {
@@ -102,7 +103,8 @@ struct verdict_trace {
 	/* malloc and free of the time after they were attached, when that was needed;
 	 * bytes that were taken since and not given back. NULL: never attached. */
 	const struct profile *native;
-	double native_from;	       /* seconds after the first ledger */
+	double native_from;	       /* seconds after the first ledger: a moment was taken */
+	int64_t native_then;	       /* bytes that it had at that moment already */
 	const struct symbols *symbols; /* names of both */
 	const char *why_missing;       /* a sentence when growth is NULL */
 	const char *native_note;       /* a sentence about the probes on malloc, or NULL */
@@ -120,13 +122,10 @@ struct verdict_owner {
 	uint64_t before, after;
 };
 
-/* A group of chunks or mappings that the still image scan looked at. */
+/* The still image scan after the second ledger. */
 struct verdict_scan {
-	bool done;
-	char why[160];	     /* when it was not */
-	uint64_t lost_bytes; /* nobody points to them, in two looks */
-	uint64_t lost_chunks;
-	double seconds;
+	const struct native *native; /* NULL: not done */
+	char why[160];		     /* ... or nothing can be said from it: the reason */
 };
 
 /* The file name of the library that module `atom` (index) loaded as NIF; false

@@ -236,21 +236,39 @@ static int64_t way_measured(const struct judge *j, const struct blame *v, size_t
 static const char *const heap_accounts[] = { "native.heap.used", NULL };
 static const char *const mmap_accounts[] = { "native.mmap", NULL };
 
-/* Is what grew still pointed to? Only the scan after the second ledger knows. */
+/* Of an owner's blocks (NULL: of nobody known), bytes that nobody points to. */
+static uint64_t lost_of(const struct native *n, const char *owner, bool mapped)
+{
+	uint64_t sum = 0;
+	size_t i;
+
+	for (i = 0; i < n->n_lost; i++)
+		if ((n->lost[i].mechanism == NATIVE_MMAP) == mapped &&
+		    n->lost[i].mechanism != NATIVE_STACK &&
+		    strcmp(n->lost[i].owner, owner ? owner : "") == 0)
+			sum += n->lost[i].resident;
+	return sum;
+}
+
+/* Is what grew still pointed to? Only the scan after the second ledger knows. Plain
+ * buffers that nobody points to have no owner: they count for whoever took that much. */
 static void reachability_set(struct judge *j, struct finding *f)
 {
-	const struct verdict_scan *scan = &j->in->scan;
+	const struct native *n = j->in->scan.native;
+	bool mapped = strcmp(f->mechanism, "mmap") == 0;
+	uint64_t own, nobody;
 
-	if (!scan->done)
+	if (!n || !n->heap_walked || !n->lost_proved)
 		return;
-	evidence_add(f, (int64_t)scan->lost_bytes, "bytes",
-		     "of libc's heap nobody points to, in two looks (the whole node)");
-	if (scan->lost_bytes * 10 < f->grew_bytes && strcmp(f->mechanism, "libc") == 0)
-		f->kept = true;
-	else if (scan->lost_bytes >= f->grew_bytes)
-		f->lost_bytes = f->grew_bytes;
-	if (!f->kept)
+	own = lost_of(n, f->subject, mapped);
+	nobody = lost_of(n, NULL, mapped);
+	evidence_add(f, (int64_t)(own + nobody), "bytes",
+		     "are lost: nobody points to them, in two looks%s",
+		     own ? "" : " (whose they were is not known)");
+	f->lost_bytes = own;
+	if (own + nobody >= f->grew_bytes / 10)
 		return;
+	f->kept = true;
 	if (f->confidence == CONFIDENCE_HIGH)
 		f->confidence = CONFIDENCE_MEDIUM;
 	strncat(f->why, "; kept, still reachable: it may be a cache that has not found its size",
@@ -272,7 +290,7 @@ static struct finding *blame_report(struct judge *j, const struct blame *b, int6
 	return f;
 }
 
-struct native { /* of one judgement */
+struct native_case { /* of one judgement */
 	const struct rule *rule;
 	int64_t heap, mapped; /* by the two ledgers */
 	int64_t named_heap, named_mapped;
@@ -283,7 +301,7 @@ struct native { /* of one judgement */
 /* What faulted in can be more than what an account grew by: some of it was given back
  * to libc, or belongs to another account (a thread's stack). Nobody took more than
  * there is. */
-static void blames_cap(struct native *n)
+static void blames_cap(struct native_case *n)
 {
 	int64_t heap = blames_sum(n->faults, n->n_faults, WAY_LIBC);
 	int64_t mapped = blames_sum(n->faults, n->n_faults, WAY_MMAP);
@@ -302,7 +320,7 @@ static void blames_cap(struct native *n)
 }
 
 /* Mappings, and the heap where faults explain most of it. */
-static void report_faults(struct judge *j, struct native *n, bool heap)
+static void report_faults(struct judge *j, struct native_case *n, bool heap)
 {
 	size_t i;
 
@@ -355,7 +373,7 @@ static int64_t heap_since_attach(const struct judge *j)
 }
 
 /* The heap, by calls of malloc. */
-static void report_calls(struct judge *j, struct native *n)
+static void report_calls(struct judge *j, struct native_case *n)
 {
 	int64_t vm = vm_calls(j, j->in->trace.native);
 	int64_t since = heap_since_attach(j);
@@ -370,7 +388,7 @@ static void report_calls(struct judge *j, struct native *n)
 	/* more than came in all can nobody have taken */
 	if ((double)seen * scale > (double)n->heap)
 		scale = (double)n->heap / (double)seen;
-	part = since > 0 ? (double)seen / (double)since : 0;
+	part = since > 0 ? (double)(seen - j->in->trace.native_then) / (double)since : 0;
 	j->vm_native = (int64_t)((double)vm * scale);
 	n->named_heap += j->vm_native;
 	for (i = 0; i < n->n_calls; i++) {
@@ -419,7 +437,7 @@ static const char *unknown_why(const struct judge *j)
 	       "held, which makes no page fault";
 }
 
-static void report_unknown(struct judge *j, struct native *n)
+static void report_unknown(struct judge *j, struct native_case *n)
 {
 	int64_t total = n->heap + n->mapped, named = n->named_heap + n->named_mapped;
 	bool mapped = n->mapped - n->named_mapped > n->heap - n->named_heap;
@@ -443,7 +461,7 @@ static void report_unknown(struct judge *j, struct native *n)
 
 /* The VM's own mallocs. When code was loaded, they are what the JIT keeps of it, and
  * rule_data() has them. */
-static void report_vm(struct judge *j, const struct native *n)
+static void report_vm(struct judge *j, const struct native_case *n)
 {
 	const struct look *a = j->in->before.look, *b = j->in->after.look;
 	struct finding *f;
@@ -468,7 +486,7 @@ static void report_vm(struct judge *j, const struct native *n)
 
 void rule_native(struct judge *j, const struct rule *r)
 {
-	struct native *n = calloc(1, sizeof(*n));
+	struct native_case *n = calloc(1, sizeof(*n));
 	int64_t faults;
 	bool by_faults;
 

@@ -207,8 +207,7 @@ void rule_tagged(struct judge *j, const struct rule *r)
 		struct finding *f;
 		bool nif;
 
-		if (!rule_reached(j, r, d) ||
-		    (is_plain_binary(vm, t) && unheld < d - d / 5) ||
+		if (!rule_reached(j, r, d) || (is_plain_binary(vm, t) && unheld < d - d / 5) ||
 		    !owner_names(j, t->owner_atom, owner, library, sizeof(owner), &nif))
 			continue;
 		f = finding_add(j, FINDING_NIF_LEAK, library);

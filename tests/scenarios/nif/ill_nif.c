@@ -234,11 +234,11 @@ static const struct way {
 	const char *name;
 	void (*take)(int way, size_t bytes);
 } ways[] = {
-	{ "malloc", by_malloc },     { "calloc", by_calloc },	{ "realloc", by_realloc },
-	{ "memalign", by_memalign }, { "strdup", by_strdup },	{ "new", by_new },
-	{ "mmap", by_mmap },	     { "enif", by_enif },	{ "resource", by_resource },
-	{ "env", by_env },	     { "cache", by_cache },	{ "churn", by_churn },
-	{ "binary", by_binary },   { "unjoined", by_unjoined }, { "sleeper", by_sleeper },
+	{ "malloc", by_malloc },     { "calloc", by_calloc },	  { "realloc", by_realloc },
+	{ "memalign", by_memalign }, { "strdup", by_strdup },	  { "new", by_new },
+	{ "mmap", by_mmap },	     { "enif", by_enif },	  { "resource", by_resource },
+	{ "env", by_env },	     { "cache", by_cache },	  { "churn", by_churn },
+	{ "binary", by_binary },     { "unjoined", by_unjoined }, { "sleeper", by_sleeper },
 };
 
 enum { WAYS = sizeof(ways) / sizeof(ways[0]) };
