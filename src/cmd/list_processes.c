@@ -123,7 +123,7 @@ static const struct column *columns_windowed(void)
 	c[D_QUEUE].header = "+MSGQ";
 	c[D_REDUCTIONS].header = "+REDS";
 	c[D_BINARY_BYTES].header = "+BINARIES";
-	c[REDUCTIONS].header = NULL;
+	c[QUEUE].header = c[REDUCTIONS].header = NULL;
 	return c;
 }
 
