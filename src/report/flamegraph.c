@@ -36,10 +36,10 @@
 #define WIDTH	 1200.0
 #define MARGIN	 10.0
 #define ROW	 17.0
-#define TOP	 86.0 /* title, numbers, legend */
-#define BOTTOM	 34.0 /* details */
-#define CHAR	 6.7  /* pixels of one character at 11 px, and a little */
-#define NARROW	 0.2  /* pixels */
+#define TOP	 102.0 /* title, numbers, legend */
+#define BOTTOM	 34.0  /* details */
+#define CHAR	 6.7   /* pixels of one character at 11 px, and a little */
+#define NARROW	 0.2   /* pixels */
 #define ROWS_MAX 600u
 #define TEXT_MAX 4400
 
@@ -203,12 +203,12 @@ static const char script[] =
 static double put_key(FILE *to, double x, const char *class, const char *text)
 {
 	fprintf(to,
-		"<rect class=\"%s\" x=\"%.1f\" y=\"58\" width=\"14\" height=\"14\" "
+		"<rect class=\"%s\" x=\"%.1f\" y=\"74\" width=\"14\" height=\"14\" "
 		"style=\"stroke:#777\"/>",
 		class, x);
 	if (!text)
 		return x + 16;
-	fprintf(to, "<text class=\"s\" x=\"%.1f\" y=\"69\">%s</text>", x + 19, text);
+	fprintf(to, "<text class=\"s\" x=\"%.1f\" y=\"85\">%s</text>", x + 19, text);
 	return x + 38 + 7.0 * (double)strlen(text);
 }
 
@@ -230,23 +230,20 @@ static void put_legend(FILE *to, const struct profile_report *r)
 	fputs("</g>\n", to);
 }
 
-static void put_difference(FILE *to, const struct profile_report *r, uint64_t narrow)
+static void put_difference(FILE *to, const struct profile_report *r)
 {
 	char a[32], b[32];
 
 	fprintf(to, "%s before, ", weight_format(a, sizeof(a), r->profile, r->base_total));
 	fprintf(to, "%s after; width is the larger of both, in %s",
 		weight_format(b, sizeof(b), r->profile, r->total), r->profile->unit);
-	if (narrow)
-		fprintf(to, "; %" PRIu64 " boxes too narrow to draw", narrow);
 }
 
-/* The second line: how much, in what, and what is not in the picture. */
-static void put_numbers(FILE *to, const struct profile_report *r, uint64_t narrow)
+/* The second line: how much, in what; the third: what is not in the picture. */
+static void put_numbers(FILE *to, const struct profile_report *r)
 {
 	const struct profile *p = r->profile;
-	char total[32], other[32];
-	char events[160];
+	char total[32], events[160];
 
 	fprintf(to, "%s%s in %zu different stacks, width is %s; %s",
 		weight_format(total, sizeof(total), p, r->total),
@@ -254,17 +251,23 @@ static void put_numbers(FILE *to, const struct profile_report *r, uint64_t narro
 		: strcmp(p->kind, "growth") == 0 ? " net"
 						 : "",
 		r->n_stacks, p->unit, events_text(events, sizeof(events), r));
+}
+
+static void put_missing(FILE *to, const struct profile_report *r, uint64_t narrow)
+{
+	const struct profile *p = r->profile;
+	char weight[32];
+
 	if (r->negative)
-		fprintf(to, "; not drawn: %s given back",
-			weight_format(other, sizeof(other), p, r->negative));
+		fprintf(to, "not drawn: %s given back; ",
+			weight_format(weight, sizeof(weight), p, r->negative));
 	if (p->without_stack)
-		fprintf(to, "; %s without a stack",
-			weight_format(other, sizeof(other), p, p->without_stack));
+		fprintf(to, "%s without a stack; ",
+			weight_format(weight, sizeof(weight), p, p->without_stack));
 	if (p->lost_stacks || p->lost_events)
-		fprintf(to, "; lost: %" PRIu64 " stacks, %" PRIu64 " events", p->lost_stacks,
+		fprintf(to, "lost: %" PRIu64 " stacks, %" PRIu64 " events; ", p->lost_stacks,
 			p->lost_events);
-	if (narrow)
-		fprintf(to, "; %" PRIu64 " boxes too narrow to draw", narrow);
+	fprintf(to, "%" PRIu64 " boxes too narrow to draw", narrow);
 }
 
 /* ---- boxes ---------------------------------------------------------------- */
@@ -388,9 +391,11 @@ void profile_flamegraph(FILE *to, const struct profile_report *r, unsigned numbe
 	fprintf(to, "</text>\n<text class=\"s\" id=\"numbers%u\" x=\"%.0f\" y=\"44\">", number,
 		MARGIN);
 	if (r->has_base)
-		put_difference(to, r, d.narrow);
+		put_difference(to, r);
 	else
-		put_numbers(to, r, d.narrow);
+		put_numbers(to, r);
+	fprintf(to, "</text>\n<text class=\"s\" x=\"%.0f\" y=\"62\">", MARGIN);
+	put_missing(to, r, d.narrow);
 	fputs("</text>\n", to);
 	put_legend(to, r);
 	fprintf(to,

@@ -317,6 +317,30 @@ static void put_stack(FILE *to, const struct view_profile *p, const struct repor
 	fputs("</pre></details>\n", to);
 }
 
+/* The tables of threads and processes, as the text has them. */
+static void put_usage(FILE *to, const struct recording_view *v)
+{
+	const struct recording_text_opts opts = { UNIT_AUTO, 110, false };
+	char *text = NULL;
+	size_t size, n;
+	FILE *f = open_memstream(&text, &size);
+
+	if (!f)
+		return;
+	usage_text(f, v, &opts);
+	if (fclose(f) == 0 && size) {
+		fputs("<h3>Threads and processes</h3>\n<pre>", to);
+		/* line by line: an end of a line is no text that XML may hold here */
+		for (const char *at = text; *at; at += n + (at[n] != '\0')) {
+			n = strcspn(at, "\n");
+			xml_text(to, at, n);
+			fputc('\n', to);
+		}
+		fputs("</pre>\n", to);
+	}
+	free(text);
+}
+
 static void put_profile(FILE *to, const struct view_profile *p, unsigned number)
 {
 	const struct profile_report *r = p->report;
@@ -352,8 +376,11 @@ void recording_html(FILE *to, const struct recording_view *v)
 		put_changes(to, "Owners (tagged blocks)", &v->owners);
 		fputs("</div>\n", to);
 	}
-	for (i = 0; i < v->n_profiles; i++)
+	for (i = 0; i < v->n_profiles; i++) {
 		put_profile(to, &v->profiles[i], (unsigned)i + 1);
+		if (strcmp(v->profiles[i].profile->kind, "cpu") == 0 && !v->filtered)
+			put_usage(to, v);
+	}
 	if (v->why_not[0]) {
 		fputs("<p>", to);
 		xml_string(to, v->why_not);

@@ -8,6 +8,7 @@
 
 #define STACKS_SHOWN 8
 #define FRAMES_SHOWN 16
+#define KERNEL_SHOWN 3 /* frames in a row */
 #define ROWS_SHOWN   10
 #define CHANGE_SHOWN (64 << 10) /* bytes; smaller ones are summed up */
 
@@ -100,7 +101,7 @@ static void stack_lines(FILE *to, const struct view_profile *p, const struct top
 {
 	const struct profile_report *r = p->report;
 	const struct report_stack *s = top->stack;
-	size_t most = opts->verbose ? SIZE_MAX : FRAMES_SHOWN, i, shown = 0;
+	size_t most = opts->verbose ? SIZE_MAX : FRAMES_SHOWN, i, shown = 0, kernel = 0;
 	char weight[32], part[16];
 
 	fprintf(to, "\n%3zu. %s  %s%s", number,
@@ -116,10 +117,19 @@ static void stack_lines(FILE *to, const struct view_profile *p, const struct top
 
 		if (name->kind == FRAME_LABEL)
 			continue;
+		/* what the kernel does inside of one call says less than who called it */
+		if (name->kind == FRAME_KERNEL && ++kernel > KERNEL_SHOWN && !opts->verbose)
+			continue;
+		if (kernel > KERNEL_SHOWN && name->kind != FRAME_KERNEL && !opts->verbose)
+			fprintf(to, "       and %zu more in the kernel\n", kernel - KERNEL_SHOWN);
+		if (name->kind != FRAME_KERNEL)
+			kernel = 0;
 		if (shown++ < most)
 			line_text(to, 7, name->text, strlen(name->text),
 				  opts->verbose ? 0 : opts->columns);
 	}
+	if (kernel > KERNEL_SHOWN && !opts->verbose)
+		fprintf(to, "       and %zu more in the kernel\n", kernel - KERNEL_SHOWN);
 	if (shown > most)
 		fprintf(to, "       and %zu more up to the root (-v)\n", shown - most);
 }

@@ -5,8 +5,8 @@ and without, in pairs one after the other.
     tests/bench/overhead.py [--quick] [-r REL] [-l "gc ets"] [-t PATTERN] [-o FILE]
 
 Loads: gc, binaries, messages, ets, crypto; each is one saturated loop that counts its
-operations. Tools: beamray's default probes, each probe set alone, a recording with a look
-every 10 s; and beside them, where they run, `perf record -F 49 -g`, bcc's memleak, and
+operations. Tools: beamray's default probes, a recording with a look every 10 s, growth alone, the
+default probes with each set that is on demand; and beside them, where they run, `perf record -F 49 -g`, bcc's memleak, and
 bpftrace at page faults and at 49 Hz.
 
 CPU time is that of /proc/PID/task/*/schedstat: system time is in it, and what interrupts
@@ -139,9 +139,12 @@ def tools():
     options = beamray("record", "--help").out
     found = [Nothing(), Beamray("beamray record"),
              Beamray("beamray record -i 10s", interval="10s")]
-    for name in ("growth", "carriers", "cpu", "gc", "native", "offcpu"):
-        if re.search(r"--%s\b" % name, options):
-            found.append(Beamray("beamray record --%s" % name, "--" + name))
+    # the default sets alone, and with each that is on demand
+    for name, switches in (("growth alone", ["--no-cpu"]), ("--carriers", ["--carriers"]),
+                           ("--gc", ["--gc"]), ("--native", ["--native"]),
+                           ("--offcpu", ["--offcpu"])):
+        if all(re.search(r"%s\b" % s, options) for s in switches):
+            found.append(Beamray("beamray record, " + name, *switches))
     found.append(Tool("perf record -F 49 -g",
                       lambda pid, file: ["perf", "record", "-F", "49", "-g", "-p", pid, "-o", file],
                       lambda tool: os.path.exists(tool.file)))
