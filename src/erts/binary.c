@@ -43,8 +43,10 @@
 #include "erts/off_heap.h"
 #include "erts/ets_rows.h"
 #include "erts/port.h"
-#include "erts/process.h"
+#include "erts/process_info.h"
+#include "erts/vm_cache.h"
 
+#define CACHE_PAGES  1024 /* 4 MiB, for lists and rows */
 #define REFS_MAX     (4ull << 20)
 #define TRIES	     4
 #define COPY_MAX     4096
@@ -232,42 +234,47 @@ static void figures_take(const struct layout *l, const void *copy, size_t size,
 							     : UINT64_MAX;
 }
 
-/* One of the two lists of a process: tries until it holds together and its first
- * elements are still what they were. */
-static int process_lists(struct reading *r, const struct process *p, enum binary_holder_kind kind)
+/* One of the two lists of a process, whose Process is in `copy`: tries until it
+ * holds together and its first elements are still what they were. */
+static int process_lists(struct reading *r, uint64_t addr, uint64_t pid, const void *as_found,
+			 enum binary_holder_kind kind)
 {
 	const struct layout *l = r->vm->layout;
 	const size_t size = l->size_Process, first = r->b->n_refs;
 	unsigned char copy[COPY_MAX], again[COPY_MAX];
-	struct binary_holder h = { .kind = kind, .id = p->pid, .addr = p->addr };
+	struct binary_holder h = { .kind = kind, .id = pid, .addr = addr };
 	const uint64_t left_out = r->b->left_out;
 	int ret = holder_room(r), i;
 
+	memcpy(copy, as_found, size);
 	for (i = 0; i < TRIES && !is_fatal(ret); i++) {
 		r->b->n_refs = first;
 		r->b->left_out = left_out;
-		ret = vm_read(r->vm, p->addr, copy, size);
-		if (ret)
-			return is_fatal(ret) ? ret : 0;
-		if (field(copy, size, l->Process__common_id) != p->pid)
+		if (i) {
+			vm_cache_forget(r->vm->cache);
+			ret = vm_read(r->vm, addr, copy, size);
+			if (ret)
+				return is_fatal(ret) ? ret : 0;
+		}
+		if (field(copy, size, l->Process__common_id) != pid)
 			return 0; /* gone */
 		ret = kind == HOLDER_PROCESS ? heap_lists(r, copy, size)
 					     : message_lists(r, copy, size);
 		if (ret)
 			continue;
-		ret = vm_read(r->vm, p->addr, again, size);
+		ret = target_read(r->vm->target, addr, again, size); /* not from the cache */
 		if (ret)
 			continue;
 		if (field(again, size, l->Process__off_heap_first) ==
 			    field(copy, size, l->Process__off_heap_first) &&
 		    field(again, size, l->Process__heap) == field(copy, size, l->Process__heap) &&
-		    field(again, size, l->Process__common_id) == p->pid)
+		    field(again, size, l->Process__common_id) == pid)
 			break;
 		ret = -EAGAIN;
 	}
 	if (is_fatal(ret))
 		return ret;
-	if (field(copy, size, l->Process__common_id) != p->pid)
+	if (field(copy, size, l->Process__common_id) != pid)
 		return 0;
 	h.approximate = ret != 0;
 	figures_take(l, copy, size, &h);
@@ -275,26 +282,36 @@ static int process_lists(struct reading *r, const struct process *p, enum binary
 	return 0;
 }
 
+/* Most processes hold nothing: one look at their Process says so. */
+static int process_found(void *ctx, const struct process_info *info)
+{
+	struct reading *r = ctx;
+	const struct layout *l = r->vm->layout;
+	const size_t size = l->size_Process;
+	unsigned char copy[COPY_MAX];
+	int ret = size <= sizeof(copy) ? vm_read(r->vm, info->p.addr, copy, size) : -ENOENT;
+
+	r->b->processes++;
+	if (ret)
+		return is_fatal(ret) ? ret : 0;
+	if (address(copy, size, l->Process__off_heap_first) ||
+	    address(copy, size, l->Process__wrt_bins) || address(copy, size, l->Process__mbuf))
+		ret = process_lists(r, info->p.addr, info->p.pid, copy, HOLDER_PROCESS);
+	if (!ret && r->opts.messages &&
+	    (address(copy, size, l->Process__sig_qs_first) ||
+	     address(copy, size, l->Process__sig_qs_cont) ||
+	     address(copy, size, l->Process__sig_inq_first) ||
+	     address(copy, size, l->Process__sig_inq_buffers)))
+		ret = process_lists(r, info->p.addr, info->p.pid, copy, HOLDER_MESSAGES);
+	return ret;
+}
+
 static int processes_add(struct reading *r, struct error *err)
 {
-	const struct layout *l = r->vm->layout;
-	struct processes *p;
-	size_t i;
-	int ret;
+	struct process_scan scan;
+	int ret = processes_scan(r->vm, 0, process_found, r, &scan, err);
 
-	if (!l->size_Process || l->size_Process > COPY_MAX)
-		return -ENOENT;
-	ret = processes_read(r->vm, &p, err);
-	if (ret)
-		return ret;
-	r->b->processes = p->n;
-	r->b->torn = p->torn;
-	for (i = 0; i < p->n && !ret; i++) {
-		ret = process_lists(r, &p->v[i], HOLDER_PROCESS);
-		if (!ret && r->opts.messages)
-			ret = process_lists(r, &p->v[i], HOLDER_MESSAGES);
-	}
-	processes_free(p);
+	r->b->torn = scan.torn;
 	return ret;
 }
 
@@ -385,6 +402,7 @@ static int table_add(struct reading *r, const struct ets_table *t)
 		r->b->n_refs = first;
 		r->b->left_out = left_out;
 		r->b->rows = before;
+		vm_cache_forget(r->vm->cache);
 		ret = ets_rows_walk(r->vm, t, r->opts.rows_max - before, &r->b->rows, row_add, &j);
 		if (!ret || ret == -E2BIG)
 			break;
@@ -538,6 +556,7 @@ int binaries_read(struct vm *vm, const struct binaries_opts *opts, struct binari
 		  struct error *err)
 {
 	struct reading r = { .vm = vm, .opts = opts ? *opts : (struct binaries_opts){ 0 } };
+	struct vm_cache *cache = NULL;
 	int ret;
 
 	*out = NULL;
@@ -545,10 +564,18 @@ int binaries_read(struct vm *vm, const struct binaries_opts *opts, struct binari
 		r.opts.refs_max = REFS_MAX;
 	r.b = calloc(1, sizeof(*r.b));
 	ret = r.b ? processes_add(&r, err) : -ENOMEM;
+	if (!ret && !vm->cache) {
+		cache = vm_cache_new(CACHE_PAGES);
+		vm->cache = cache;
+	}
 	if (!ret && r.opts.ports)
 		ret = ports_add(&r);
 	if (!ret && r.opts.rows_max)
 		ret = tables_add(&r);
+	if (cache) {
+		vm->cache = NULL;
+		vm_cache_free(cache);
+	}
 	if (!ret)
 		ret = binaries_make(&r);
 	if (ret) {
