@@ -35,6 +35,8 @@ enum { /* x86-64 system call numbers */
 #define ADVICE_REMOVE	       9
 #define ADVICE_DONTNEED_LOCKED 24
 
+#define NEAR_BYTES 256 /* of one loop */
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, RUN_SLOTS);
@@ -178,16 +180,15 @@ static __always_inline bool reserve_take(struct growth_cpu *cpu, const struct gr
 }
 
 /* The stack that this fault is counted to. */
-static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct growth_thread *t,
-				       __u64 now)
+static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct growth_thread *t)
 {
 	__u64 key = (s->ip ^ (s->process * 0x9e3779b97f4a7c15ULL)) * 0xff51afd7ed558ccdULL | 1;
 	struct stratum *place = &t->strata[(key >> 40) & (STRATA - 1)];
 	struct growth_limits *limits;
 	struct growth_cpu *cpu;
 	bool fresh, take;
+	__u64 burst, now = bpf_ktime_get_ns();
 	__u32 zero = 0;
-	__u64 burst;
 
 	limits = bpf_map_lookup_elem(&growth_limits, &zero);
 	cpu = bpf_map_lookup_elem(&growth_cpus, &zero);
@@ -204,7 +205,7 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct gro
 	burst = limits->cpu_burst;
 	take = true;
 	if (!bucket_take(&place->due, now, limits->place_interval, limits->place_burst)) {
-		take = ((now * 0x9e3779b97f4a7c15ULL >> 40) & limits->random_mask) == 0;
+		take = (bpf_get_prandom_u32() & limits->random_mask) == 0;
 		burst /= 4;
 	} else if (!fresh) {
 		burst /= 2;
@@ -237,8 +238,32 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct gro
 }
 
 /*
+ * Does a fault come from where the thread's run began? The same instruction, or one
+ * of the same loop: collectors and compilers' copies write by several instructions in
+ * turn. One that is near, with the stack pointer unchanged, is in the same call of the
+ * same function. Not so in JIT code, where functions call each other without leaving
+ * a trace on the stack.
+ */
+static __always_inline bool run_goes_on(const struct growth_thread *t, const struct pt_regs *regs)
+{
+	struct control *c;
+	struct tables *code;
+	__u64 ip = regs->ip;
+	__u32 which;
+
+	if (ip == t->run_ip)
+		return true;
+	if (ip - t->run_ip + NEAR_BYTES >= 2 * NEAR_BYTES || regs->sp != t->run_sp)
+		return false;
+	c = control_get();
+	which = c ? c->active & 1 : 0;
+	code = bpf_map_lookup_elem(&tables, &which);
+	return code && (ip < code->code_min || ip >= code->code_max);
+}
+
+/*
  * One page at `address`, touched by `regs`. Most faults continue a loop that
- * copies or clears: same instruction, same process, next page, within a tick or
+ * copies or clears: same place, same process, next page, within a tick or
  * two. They belong to the stack of the page before, and are counted without more.
  */
 static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 tid, __u64 address)
@@ -264,8 +289,8 @@ static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 ti
 		return;
 	proc = proc_read(&t->vm);
 	run = &slot_run->run;
-	if (run->pages && page == run->start + run->pages * PAGE_BYTES && ip == t->run_ip &&
-	    proc == t->run_proc && jiffies - t->run_jiffies <= 1) {
+	if (run->pages && page == run->start + run->pages * PAGE_BYTES && proc == t->run_proc &&
+	    jiffies - t->run_jiffies <= 1 && run_goes_on(t, regs)) {
 		run->pages++;
 		t->run_jiffies = jiffies;
 		goto out;
@@ -276,8 +301,9 @@ static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 ti
 	regs_take(s, regs);
 	process_read(s, &t->vm, proc);
 	s->fault_page = page;
-	stack = stack_for(slot, s, t, bpf_ktime_get_ns());
+	stack = stack_for(slot, s, t);
 	t->run_ip = ip;
+	t->run_sp = regs->sp;
 	t->run_proc = proc;
 	t->run_jiffies = jiffies;
 	if (run->pages && page == run->start + run->pages * PAGE_BYTES && run->stack == stack &&
