@@ -33,6 +33,11 @@ static const char usage[] =
 	"      --cpu            who uses the processors: samples with stacks, and the exact\n"
 	"                       times of threads (on unless --no-cpu is given)\n"
 	"  -F, --frequency N    samples a second of a thread's CPU time (default 49)\n"
+	"      --carriers       who makes the VM's carriers, and how long they live (on\n"
+	"                       unless --no-carriers is given)\n"
+	"      --gc             every collection: count, time, memory by process; stacks\n"
+	"      --long-gc TIME, --large-heap WORDS  count those that are longer, or leave a\n"
+	"                       heap as large (default 100ms, 10000000)\n"
 	"      --offcpu         where threads block: stacks, in time\n"
 	"      --offcpu-min TIME  shorter ones are only summed up (default 1ms)\n"
 	"      --no-uprobes     read only: no tracing, ledgers alone\n"
@@ -225,8 +230,11 @@ static int run(int argc, char **argv)
 		{ "F", true, take_frequency, &c.trace.frequency },
 		{ "offcpu", false, option_flag, &c.trace.offcpu },
 		{ "offcpu-min", true, option_time, &c.trace.offcpu_min },
-		{ "gc", false, take_later, "gc" },
-		{ "carriers", false, take_later, "carriers" },
+		{ "gc", false, option_flag, &c.trace.gc },
+		{ "long-gc", true, option_time, &c.trace.long_gc },
+		{ "large-heap", true, option_number, &c.trace.large_heap },
+		{ "carriers", false, option_flag, NULL },
+		{ "no-carriers", false, option_flag, &c.trace.no_carriers },
 		{ "native", false, take_later, "native" },
 		{ NULL, false, NULL, NULL },
 	};

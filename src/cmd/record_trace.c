@@ -20,9 +20,8 @@ static const struct kind {
 	const struct set_class *set;
 } kinds[] = {
 	{ "growth", &set_growth }, /* attached by the watch itself */
-	{ "cpu", &set_cpu },
-	{ NULL, &set_sched },
-	{ "offcpu", &set_offcpu },
+	{ "cpu", &set_cpu },	      { NULL, &set_sched }, { "offcpu", &set_offcpu },
+	{ "carrier", &set_carriers }, { "gc", &set_gc },    { "gc_time", &set_gc },
 };
 #define N_KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
@@ -42,8 +41,15 @@ void record_trace_open(struct record_trace *t, struct watch *w)
 	struct set_cpu_opts cpu = { .frequency = (unsigned)t->frequency };
 	struct set_offcpu_opts off = { .min_ns = (uint64_t)(t->offcpu_min * 1e9) };
 
+	struct set_gc_opts gc = { .long_ms = (uint64_t)(t->long_gc * 1e3),
+				  .large_words = t->large_heap };
+
 	if (!w->session)
 		return;
+	if (!t->no_carriers)
+		add(t, w, "carriers", &set_carriers, NULL);
+	if (t->gc)
+		add(t, w, "gc", &set_gc, &gc);
 	if (!t->no_cpu) {
 		add(t, w, "cpu", &set_cpu, &cpu);
 		add(t, w, "sched", &set_sched, NULL);
@@ -141,6 +147,19 @@ static int put_processes(struct watch *w, struct recorder *r, struct error *err)
 	if (n >= 0)
 		free(v);
 	return ret;
+}
+
+struct put {
+	struct recorder *r;
+	struct error *err;
+};
+
+static int put_figures(void *ctx, const char *kind, const char *subject,
+		       const struct recording_figure *v, size_t n)
+{
+	struct put *x = ctx;
+
+	return recorder_figures(x->r, kind, subject, v, n, x->err);
 }
 
 /* ---- counters ------------------------------------------------------------------------ */
@@ -251,6 +270,8 @@ int record_trace_put(struct record_trace *t, struct watch *w, const struct look 
 		ret = put_processes(w, r, err);
 	if (!ret && (session_set(w->session, &set_sched) || session_set(w->session, &set_cpu)))
 		ret = put_threads(w, r, err);
+	if (!ret)
+		ret = session_figures(w->session, put_figures, &(struct put){ r, err });
 	return ret ? ret : put_counters(t, w, r, err);
 }
 

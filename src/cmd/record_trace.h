@@ -10,7 +10,9 @@
 #include "profile/recording.h"
 
 struct record_trace {
-	bool no_cpu, offcpu;
+	bool no_cpu, offcpu, gc, no_carriers;
+	double long_gc;	   /* seconds; 0: default */
+	size_t large_heap; /* words; 0: default */
 	size_t frequency;   /* of samples; 0: default */
 	double offcpu_min;  /* seconds; 0: default */
 	bool lost;	    /* more than 1% of what came was lost */

@@ -123,14 +123,16 @@ json_t *recording_json(const struct recording_view *v)
 	for (i = 0; i < r->n_profiles; i++)
 		json_array_append_new(kinds, json_string(r->profiles[i].kind));
 	return json_pack(
-		"{s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:{s:o,s:o},s:o,s:o,s:O?,s:O?}",
+		"{s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:{s:o,s:o},s:o,s:o,s:O?,s:O?}",
 		"schema", "beamray.report/1", "target", recording_target_json(r), "recording",
 		facts_json(r->facts, r->n_facts), "looks", looks_json(r), "ledger",
 		changes_json(&v->accounts, "account", "first", "last"), "allocators",
 		changes_json(&v->allocators, "allocator", "first", "last"), "carriers",
 		changes_json(&v->carriers, "allocator", "first", "last"), "owners",
 		changes_json(&v->owners, "owner", "first", "last"), "kinds", kinds, "profile",
-		p ? profile_json(p) : json_null(), "usage", usage_json(v), "lost", "events",
+		p ? profile_json(p) : json_null(), "usage", usage_json(v), "collections",
+		subjects_json(&v->collections, "process"), "carriers_made",
+		subjects_json(&v->made_carriers, "allocator"), "lost", "events",
 		number(p ? p->profile->lost_events : 0), "stacks",
 		number(p ? p->profile->lost_stacks : 0), "counters", counters_json(r), "notes",
 		notes, "before", v->first, "after", v->last);

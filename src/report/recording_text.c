@@ -247,6 +247,10 @@ static void profile_tables(FILE *to, const struct recording_view *v, const struc
 	sum_table(to, p, SUM_LIBRARY, "BY LIBRARY", opts);
 	if (strcmp(p->profile->kind, "cpu") == 0 && !v->filtered)
 		usage_text(to, v, opts);
+	if (strcmp(p->profile->kind, "gc") == 0 && !v->filtered)
+		collections_text(to, v, opts);
+	if (strcmp(p->profile->kind, "carrier") == 0 && !v->filtered)
+		made_carriers_text(to, v, opts);
 }
 
 /* ---- all of it -------------------------------------------------------------------- */

@@ -291,6 +291,11 @@ int recording_view_open(struct recording_view *v, const char *path, const struct
 		ret = recording_subjects(v->recording, "thread", UINT_MAX, &v->threads, err);
 	if (ret == 0)
 		ret = recording_subjects(v->recording, "cpu", UINT_MAX, &v->processes, err);
+	if (ret == 0)
+		ret = recording_subjects(v->recording, "gc", UINT_MAX, &v->collections, err);
+	if (ret == 0)
+		ret = recording_subjects(v->recording, "carriers", UINT_MAX, &v->made_carriers,
+					 err);
 	return ret;
 }
 
@@ -305,6 +310,8 @@ void recording_view_close(struct recording_view *v)
 		view_profile_clear(&v->profiles[i]);
 	free(v->profiles);
 	recording_subjects_free(&v->threads);
+	recording_subjects_free(&v->collections);
+	recording_subjects_free(&v->made_carriers);
 	recording_subjects_free(&v->processes);
 	json_decref(v->first);
 	json_decref(v->last);

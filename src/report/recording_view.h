@@ -42,6 +42,8 @@ struct recording_view {
 	size_t n_profiles;
 	/* what was counted of threads and (by samples) of processes, at the end */
 	struct recording_subjects threads, processes;
+	/* collections by process; carriers by allocator, source and kind */
+	struct recording_subjects collections, made_carriers;
 	char why_not[600];    /* there is no profile: why; "" otherwise */
 	json_t *first, *last; /* the documents of those looks; NULL: not readable */
 	/* from the first look to the last */
@@ -81,6 +83,13 @@ void view_owners(struct changes *c, json_t *document, bool is_b);
  * recorded. */
 struct recording_text_opts;
 void usage_text(FILE *to, const struct recording_view *v, const struct recording_text_opts *opts);
+/* The same of collections and of carriers that were made and given back. */
+void collections_text(FILE *to, const struct recording_view *v,
+		      const struct recording_text_opts *opts);
+void made_carriers_text(FILE *to, const struct recording_view *v,
+			const struct recording_text_opts *opts);
+/* [{KEY: subject, figure: value ...}]; a new reference. */
+json_t *subjects_json(const struct recording_subjects *s, const char *key);
 /* {"threads":[...],"processes":[...]}; a new reference. */
 json_t *usage_json(const struct recording_view *v);
 
