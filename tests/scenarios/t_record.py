@@ -94,7 +94,7 @@ def check_growth(tap, label, file, took):
 def check_cpu(tap, label, file):
     """Samples and the tables beside them, with their own sums."""
     doc = beamray("report", file, "-f", "json", "--kind", "cpu").json()
-    tap.ok(label + ": kinds", doc["kinds"] == ["growth", "cpu"], doc["kinds"])
+    tap.ok(label + ": kinds", doc["kinds"] == ["growth", "cpu", "carrier"], doc["kinds"])
     states = ("other", "waiting", "scheduling", "process", "gc", "nif", "port")
     threads, processes = doc["usage"]["threads"], doc["usage"]["processes"]
     total = sum(t[s] for t in threads for s in states)
