@@ -312,6 +312,13 @@ static void say(struct filling *f, const struct process_scan *scan)
 	listing_fact(l, "binary_bytes", "binaries referred to", COLUMN_BYTES, f->binary_bytes);
 	l->torn = scan->torn + scan->approximate;
 	listing_missing(l, l->torn, scan->found + scan->torn);
+	if (scan->absent && scan->count != UINT64_MAX && scan->count > scan->found) {
+		listing_missing(l, scan->count - scan->found, 0);
+		listing_note(l,
+			     "%llu slots of the process table are not in memory (swapped out): "
+			     "the table has %llu processes, those there are not listed.",
+			     (unsigned long long)scan->absent, (unsigned long long)scan->count);
+	}
 	if (scan->gone)
 		listing_note(l, "%llu processes ended while they were read and are left out.",
 			     (unsigned long long)scan->gone);

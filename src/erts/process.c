@@ -32,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "erts/process_info.h"
 #include "erts/ptab.h"
 
 #define PID_TAG	  0x3u	/* _TAG_IMMED1_PID, low 4 bits */
@@ -146,83 +147,45 @@ int process_find(struct vm *vm, uint64_t pid, struct process *out)
 	return ret == -EAGAIN ? -ENOENT : ret;
 }
 
-/* Adds what the slots [first, first + n) hold. */
-static int add_slots(struct vm *vm, const struct ptab *t, const uint64_t *slots, uint64_t first,
-		     size_t n, struct processes *p, size_t *allocated)
+struct reading {
+	struct processes *p;
+	size_t allocated;
+};
+
+static int add_process(void *ctx, const struct process_info *info)
 {
-	size_t i;
-	int ret;
+	struct reading *r = ctx;
 
-	for (i = 0; i < n; i++) {
-		struct process one;
+	if (r->p->n == r->allocated) {
+		size_t more = r->allocated ? r->allocated * 2 : 256;
+		struct process *v = realloc(r->p->v, more * sizeof(*v));
 
-		if (!slots[i] || slots[i] == t->invalid)
-			continue;
-		ret = process_read(vm, slots[i], &one);
-		if (!ret && ptab_slot(vm, t, one.pid) != first + i)
-			ret = -EAGAIN;
-		if (ret == -EAGAIN || ret == -ENODATA) {
-			uint64_t now = 0;
-
-			/* One that has gone since is no gap. */
-			if (ret == -ENODATA ||
-			    (!vm_read_u64(vm, t->tab + 8 * (first + i), &now) && now == slots[i]))
-				p->torn++;
-			continue;
-		}
-		if (ret)
-			return ret;
-		if (p->n == *allocated) {
-			size_t more = *allocated ? *allocated * 2 : 256;
-			struct process *v = realloc(p->v, more * sizeof(*v));
-
-			if (!v)
-				return -ENOMEM;
-			p->v = v;
-			*allocated = more;
-		}
-		p->v[p->n++] = one;
+		if (!v)
+			return -ENOMEM;
+		r->p->v = v;
+		r->allocated = more;
 	}
+	r->p->v[r->p->n++] = info->p;
 	return 0;
 }
 
 int processes_read(struct vm *vm, struct processes **out, struct error *err)
 {
-	enum { CHUNK = 8192 };
-	struct processes *p = NULL;
-	uint64_t *slots = NULL, first;
-	size_t allocated = 0;
-	struct ptab t;
+	struct reading r = { .p = calloc(1, sizeof(*r.p)) };
+	struct process_scan scan;
 	int ret;
 
 	*out = NULL;
-	ret = ptab_read(vm, A_PROC, &t);
-	if (ret)
-		return error_set(err, ret == -ENOENT ? EXIT_UNSUPPORTED : error_exit_code(ret), ret,
-				 "The process table of this VM could not be found or read.");
-	p = calloc(1, sizeof(*p));
-	slots = malloc(CHUNK * sizeof(*slots));
-	ret = p && slots ? 0 : -ENOMEM;
-	if (!ret)
-		p->limit = t.max;
-	for (first = 0; !ret && first < t.max; first += CHUNK) {
-		size_t n = t.max - first < CHUNK ? (size_t)(t.max - first) : CHUNK;
-
-		ret = vm_read(vm, t.tab + 8 * first, slots, n * sizeof(*slots));
-		if (ret == -ENODATA) { /* never written to: empty */
-			ret = 0;
-			continue;
-		}
-		if (!ret)
-			ret = add_slots(vm, &t, slots, first, n, p, &allocated);
-	}
-	free(slots);
+	if (!r.p)
+		return -ENOMEM;
+	ret = processes_scan(vm, 0, add_process, &r, &scan, err);
 	if (ret) {
-		processes_free(p);
-		return error_set(err, error_exit_code(ret), ret,
-				 "The process table could not be read: %s.", strerror(-ret));
+		processes_free(r.p);
+		return ret;
 	}
-	*out = p;
+	r.p->limit = scan.limit;
+	r.p->torn = scan.torn;
+	*out = r.p;
 	return 0;
 }
 

@@ -226,7 +226,7 @@ static int info_read(struct process_walk *w, unsigned parts)
 		ret = walk_binaries(w);
 		first = ret ? ret : first;
 	}
-	if (!first || first == -EAGAIN) {
+	if (parts && (!first || first == -EAGAIN)) {
 		ret = extras_read(w);
 		first = ret ? ret : first;
 	}
@@ -334,6 +334,30 @@ static int batch_run(struct batch *b, int (*fn)(void *ctx, const struct process_
 	return ret;
 }
 
+/* Reads `n` slots; those in pages that are not in memory come back empty. */
+static int slots_read(struct batch *b, uint64_t first, uint64_t *slots, size_t n,
+		      struct process_scan *out)
+{
+	uint64_t at = b->table->tab + WORD * first;
+	size_t i = 0, some;
+	int ret = vm_read(b->vm, at, slots, n * WORD);
+
+	while (ret == -ENODATA && i < n) { /* some of it: page by page */
+		some = (size_t)(TARGET_PAGE - (at + WORD * i) % TARGET_PAGE) / WORD;
+		some = some < n - i ? some : n - i;
+		ret = vm_read(b->vm, at + WORD * i, slots + i, some * WORD);
+		if (ret && ret != -ENODATA)
+			return ret;
+		if (ret) {
+			memset(slots + i, 0, some * WORD);
+			out->absent += some;
+		}
+		i += some;
+		ret = i < n ? -ENODATA : 0;
+	}
+	return ret;
+}
+
 static int scan(struct batch *b, uint64_t *slots,
 		int (*fn)(void *ctx, const struct process_info *info), void *ctx,
 		struct process_scan *out)
@@ -344,14 +368,13 @@ static int scan(struct batch *b, uint64_t *slots,
 	int ret = 0;
 
 	out->limit = t->max;
+	if (vm_read_field(b->vm, b->vm->anchors.v[A_PROC].addr,
+			  b->vm->layout->ErtsPTab__vola_tile_count, &out->count))
+		out->count = UINT64_MAX;
 	for (first = 0; !ret && first < t->max; first += SLOTS) {
 		size_t n = t->max - first < SLOTS ? (size_t)(t->max - first) : SLOTS;
 
-		ret = vm_read(b->vm, t->tab + WORD * first, slots, n * WORD);
-		if (ret == -ENODATA) { /* never written to: empty */
-			ret = 0;
-			continue;
-		}
+		ret = slots_read(b, first, slots, n, out);
 		for (i = 0; !ret && i < n; i++) {
 			if (!slots[i] || slots[i] == t->invalid)
 				continue;

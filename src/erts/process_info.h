@@ -45,7 +45,7 @@ struct process_info {
 	bool approximate;	       /* a list changed while it was read */
 };
 
-enum process_parts { /* what beyond the Process itself is followed; bits */
+enum process_parts { /* what beyond the Process itself is followed; bits, 0: nothing */
 		     PROCESS_MESSAGES = 1,
 		     PROCESS_LINKS = 2,
 		     PROCESS_BINARIES = 4,
@@ -58,7 +58,9 @@ struct process_scan {
 	uint64_t gone;	/* that ended while they were read: left out */
 	uint64_t torn;	/* that are there but could not be read: left out */
 	uint64_t approximate;
-	uint64_t limit; /* slots of the table */
+	uint64_t limit;	 /* slots of the table */
+	uint64_t count;	 /* processes that the table says it has; UINT64_MAX: unknown */
+	uint64_t absent; /* slots in pages that are not in memory: swapped out, or never used */
 };
 
 /* Calls fn for every process of the table, in the order of its slots. While it

@@ -209,6 +209,7 @@ static struct world *world(int otp)
 	w->vm.anchors.v[A_PROC].addr = w->ptab;
 	put(w, w->ptab, l->ErtsPTab__r_o_tab, w->tab);
 	put(w, w->ptab, l->ErtsPTab__r_o_max, SLOTS);
+	put(w, w->ptab, l->ErtsPTab__vola_tile_count, N_PROCS);
 	put(w, w->ptab, l->ErtsPTab__r_o_pix_mask, SLOTS - 1);
 	for (i = 0; i < N_PROCS; i++)
 		add_process(w, i);
@@ -272,7 +273,8 @@ static void what_hangs_on_a_process_is_counted(void **state)
 
 		assert_int_equal(scan(w, &s, &out), 0);
 		assert_int_equal(out.found, N_PROCS);
-		assert_int_equal(out.torn + out.gone + out.approximate, 0);
+		assert_int_equal(out.torn + out.gone + out.approximate + out.absent, 0);
+		assert_int_equal(out.count, N_PROCS);
 		assert_int_equal(i->message_queue_len, w->messages);
 		assert_int_equal(i->message_bytes, w->message_bytes);
 		assert_int_equal(i->messages_in_heap, 5);
