@@ -239,6 +239,8 @@ static __always_inline void old_take(struct native_control *c, struct native_cal
 	if (block_take(c, block, &call->was)) {
 		call->was_at = block;
 		call->before = call->was.before;
+		if (call->was.epoch != c->epoch)
+			call->before += call->was.bytes;
 		return;
 	}
 	bytes = block_bytes(c, block, 0);
@@ -406,6 +408,8 @@ static __always_inline void freed(struct native_control *c, __u64 block, __u64 r
 
 	if (block_take(c, block, &was)) {
 		count(COUNT_FREES);
+		if (was.epoch != c->epoch)
+			was.before += was.bytes;
 		if (was.before)
 			before_gone(was.before);
 		return;

@@ -41,7 +41,7 @@ _beamray()
 		return
 		;;
 	--kind)
-		mapfile -t COMPREPLY < <(compgen -W "growth" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "growth cpu offcpu carrier gc gc_time native" -- "$cur")
 		return
 		;;
 	-d | --duration | -i | --interval | -c | --count | -n | --rows | --sort | --window | --budget | --process | --library)
@@ -54,7 +54,7 @@ _beamray()
 	'') options="doctor memory record report diff list check $options" ;;
 	memory) options="-p --pid --json -i --interval -c --count --unit --quick -o --output -v --verbose -h --help" ;;
 	doctor) options="-p --pid -d --duration --json --no-uprobes --still --budget --unit -o --output -v --verbose -h --help" ;;
-	record) options="-p --pid -o --output -d --duration -i --interval --growth --cpu --no-cpu -F --frequency --carriers --no-carriers --gc --long-gc --large-heap --offcpu --offcpu-min --no-uprobes --budget -v --verbose -h --help" ;;
+	record) options="-p --pid -o --output -d --duration -i --interval --growth --cpu --no-cpu -F --frequency --carriers --no-carriers --gc --long-gc --large-heap --offcpu --offcpu-min --native --no-uprobes --budget -v --verbose -h --help" ;;
 	report)
 		options="-f --format --json --kind --process --library --invert --diff --unit -o --output -v --verbose -h --help"
 		[[ $cur == -* ]] || compopt -o default

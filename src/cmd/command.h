@@ -40,7 +40,7 @@ struct options {
 
 struct option_own {
 	const char *name; /* without dashes; one letter is a short option (-n) */
-	bool has_arg;
+	int has_arg; /* getopt's no_argument, required_argument, optional_argument (--name=ARG) */
 	/* Returns 0, or -EINVAL with the sentence in err. */
 	int (*take)(void *to, const char *arg, struct error *err);
 	void *to;

@@ -128,9 +128,7 @@ int options_parse(int argc, char **argv, const struct command *cmd, struct optio
 	memset(all, 0, sizeof(all));
 	memcpy(all, common, sizeof(common));
 	for (i = 0; own && own[i].name && i < OWN_MAX; i++) {
-		all[n++] = (struct option){ own[i].name,
-					    own[i].has_arg ? required_argument : no_argument, NULL,
-					    OWN_BASE + (int)i };
+		all[n++] = (struct option){ own[i].name, own[i].has_arg, NULL, OWN_BASE + (int)i };
 		if (!own[i].name[1])
 			at += (size_t)snprintf(letters + at, sizeof(letters) - at, "%s%s",
 					       own[i].name, own[i].has_arg ? ":" : "");

@@ -2,11 +2,13 @@
 #include "cmd/record_trace.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "erts/process.h"
+#include "target/escape.h"
 #include "trace/session.h"
 #include "trace/usage.h"
 
@@ -22,6 +24,7 @@ static const struct kind {
 	{ "growth", &set_growth }, /* attached by the watch itself */
 	{ "cpu", &set_cpu },	      { NULL, &set_sched }, { "offcpu", &set_offcpu },
 	{ "carrier", &set_carriers }, { "gc", &set_gc },    { "gc_time", &set_gc },
+	{ "native", &set_native },
 };
 #define N_KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
@@ -40,7 +43,7 @@ void record_trace_open(struct record_trace *t, struct watch *w)
 {
 	struct set_cpu_opts cpu = { .frequency = (unsigned)t->frequency };
 	struct set_offcpu_opts off = { .min_ns = (uint64_t)(t->offcpu_min * 1e9) };
-
+	struct set_native_opts native = { .library = t->library };
 	struct set_gc_opts gc = { .long_ms = (uint64_t)(t->long_gc * 1e3),
 				  .large_words = t->large_heap };
 
@@ -56,6 +59,8 @@ void record_trace_open(struct record_trace *t, struct watch *w)
 	}
 	if (t->offcpu)
 		add(t, w, "offcpu", &set_offcpu, &off);
+	if (t->native)
+		add(t, w, "native", &set_native, &native);
 	for (size_t i = 0; i < N_KINDS; i++)
 		if (kinds[i].profile && session_set(w->session, kinds[i].set)) {
 			size_t n = strlen(t->kinds);
@@ -249,6 +254,56 @@ static int put_counters(struct record_trace *t, struct watch *w, struct recorder
 	return ret;
 }
 
+static int put_native(struct watch *w, struct recorder *r, struct error *err)
+{
+	struct native_sum n;
+
+	session_native_sum(w->session, &n);
+	const struct counter_row v[] = {
+		{ "allocs", n.allocs },
+		{ "frees", n.frees },
+		{ "failed", n.failed },
+		{ "before", n.before },
+		{ "before_bytes", n.before_bytes },
+		{ "undrawn", n.undrawn },
+		{ "missed_frees", n.missed_frees },
+		{ "full", n.full },
+		{ "full_bytes", n.full_bytes },
+		{ "noted", n.noted },
+		{ "unit", n.unit },
+	};
+
+	return put_rows(r, "native", v, sizeof(v) / sizeof(v[0]), err);
+}
+
+/* What of the probes of malloc was not as it should be, and what they leave behind. */
+static int native_notes(struct watch *w, struct recorder *r, struct error *err)
+{
+	struct native_sum n;
+	char text[700], safe[500];
+	int ret = 0;
+
+	session_remove(w->session, &set_native);
+	session_native_sum(w->session, &n);
+	if (n.refused[0]) {
+		snprintf(text, sizeof(text), "Without a probe: %s.",
+			 escape_string(safe, sizeof(safe), n.refused));
+		ret = recorder_note(r, text, err);
+	}
+	if (!ret && n.full) {
+		snprintf(text, sizeof(text),
+			 "There was no room to note %" PRIu64 " blocks of %" PRIu64
+			 " bytes: native memory is more than what is said of it.",
+			 n.full, n.full_bytes);
+		ret = recorder_note(r, text, err);
+	}
+	snprintf(text, sizeof(text),
+		 "The probes of %s are detached and its code is the file's again; %" PRIu64
+		 " bytes of it stay as a copy, and a mapping [uprobes] of %" PRIu64 " bytes.",
+		 escape_string(safe, sizeof(safe), n.server), n.copied_bytes, n.mapping_bytes);
+	return ret ? ret : recorder_note(r, text, err);
+}
+
 /* ---- all of it ----------------------------------------------------------------------- */
 
 int record_trace_put(struct record_trace *t, struct watch *w, const struct look *look,
@@ -272,6 +327,8 @@ int record_trace_put(struct record_trace *t, struct watch *w, const struct look 
 		ret = put_threads(w, r, err);
 	if (!ret)
 		ret = session_figures(w->session, put_figures, &(struct put){ r, err });
+	if (!ret && session_set(w->session, &set_native))
+		ret = put_native(w, r, err);
 	return ret ? ret : put_counters(t, w, r, err);
 }
 
@@ -285,6 +342,8 @@ int record_trace_end(struct record_trace *t, struct watch *w, struct recorder *r
 		ret = recorder_note(r, t->notes[i], err);
 	if (ret || !w->session)
 		return ret;
+	if (session_set(w->session, &set_native))
+		ret = native_notes(w, r, err);
 	session_stats(w->session, &st);
 	for (unsigned i = 0; !ret && i < SET_N; i++)
 		if (st.sets[i].name && st.sets[i].notice[0]) {

@@ -11,13 +11,15 @@
 
 struct record_trace {
 	bool no_cpu, offcpu, gc, no_carriers;
-	double long_gc;	   /* seconds; 0: default */
-	size_t large_heap; /* words; 0: default */
-	size_t frequency;   /* of samples; 0: default */
-	double offcpu_min;  /* seconds; 0: default */
-	bool lost;	    /* more than 1% of what came was lost */
-	char kinds[100];    /* of profiles that are recorded, with commas */
-	char notes[4][600]; /* sentences: what could not be attached */
+	bool native;	     /* malloc and its relatives ... */
+	const char *library; /* ... as this library calls them; NULL: all */
+	double long_gc;	     /* seconds; 0: default */
+	size_t large_heap;   /* words; 0: default */
+	size_t frequency;    /* of samples; 0: default */
+	double offcpu_min;   /* seconds; 0: default */
+	bool lost;	     /* more than 1% of what came was lost */
+	char kinds[100];     /* of profiles that are recorded, with commas */
+	char notes[8][600];  /* sentences: what could not be attached */
 	unsigned n_notes;
 };
 

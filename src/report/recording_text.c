@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "report/recording_view.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -213,6 +214,30 @@ static void growth_sums(FILE *to, const struct recording *r, const struct record
 	paragraph(to, "", text, opts->columns);
 }
 
+static void native_sums(FILE *to, const struct recording *r, const struct recording_text_opts *opts)
+{
+	const unsigned last = (unsigned)r->n_looks;
+	uint64_t before = 0, unit = 0, frees = 0;
+	char text[500], a[32];
+	int n;
+
+	if (!recording_counter_at(r, last, "native.before_bytes", &before) ||
+	    !recording_counter_at(r, last, "native.frees", &frees))
+		return;
+	recording_counter_at(r, last, "native.unit", &unit);
+	n = snprintf(text, sizeof(text),
+		     "Bytes of malloc and its relatives, in whole blocks, that were taken since the "
+		     "first look and are still held; %" PRIu64
+		     " other blocks were freed again. Of what was there before, %s were given back.",
+		     frees, unit_format(a, sizeof(a), opts->unit, before));
+	if (unit && n > 0 && (size_t)n < sizeof(text))
+		snprintf(text + n, sizeof(text) - (size_t)n,
+			 " Blocks below %" PRIu64
+			 " bytes were drawn in proportion to their size: the sums are estimates.",
+			 unit);
+	paragraph(to, "", text, opts->columns);
+}
+
 static void profile_head(FILE *to, const struct recording_view *v, const struct view_profile *p,
 			 const struct recording_text_opts *opts)
 {
@@ -226,7 +251,9 @@ static void profile_head(FILE *to, const struct recording_view *v, const struct 
 		fprintf(to, "%s.\n", events_text(events, sizeof(events), r));
 	if (strcmp(p->profile->kind, "growth") == 0 && !v->filtered)
 		growth_sums(to, v->recording, opts);
-	else if (p->profile->without_stack && !v->filtered)
+	else if (strcmp(p->profile->kind, "native") == 0 && !v->filtered)
+		native_sums(to, v->recording, opts);
+	if (strcmp(p->profile->kind, "growth") != 0 && p->profile->without_stack && !v->filtered)
 		fprintf(to, "Without a stack: %s.\n",
 			weight_format(total, sizeof(total), p->profile, p->profile->without_stack));
 	if (p->profile->lost_events || p->profile->lost_stacks)

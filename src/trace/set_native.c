@@ -33,7 +33,7 @@
 #define BLOCKS_DEFAULT (256u << 10)
 #define BLOCKS_MAX     (16u << 20)
 #define BATCH	       4096u
-#define HIT_NS	       600 /* half of what a session probe costs; an entry alone costs as much */
+#define HIT_NS	       900 /* of a breakpoint, and of a return: in a virtual machine */
 #define LEVELS	       8   /* at the last blocks below 64 KiB are drawn */
 #define UNIT_FIRST     512u
 
@@ -67,6 +67,7 @@ struct native_set {
 	char refused[400];
 	size_t capacity;
 	struct uprobes_traces traces;
+	uint64_t base[COUNT_N]; /* counters as of the last baseline */
 };
 
 static struct native_set *self(struct set *set)
@@ -311,9 +312,14 @@ static int native_open(struct session *s, const void *opts, struct set **out, st
 
 static int native_baseline(struct set *set, const struct set_picture *now, struct error *err)
 {
+	struct session *s = set->session;
+
 	(void)err;
-	if (!now)
+	if (!now) {
 		self(set)->control->epoch++;
+		session_counters(s);
+		memcpy(self(set)->base, s->count[SET_NATIVE], sizeof(s->count[SET_NATIVE]));
+	}
 	return 0;
 }
 
@@ -405,15 +411,15 @@ void session_native_sum(struct session *s, struct native_sum *out)
 		return;
 	n = self(set);
 	session_counters(s);
-	out->allocs = count[COUNT_ALLOCS];
-	out->frees = count[COUNT_FREES];
-	out->failed = count[COUNT_FAILED];
-	out->before = count[COUNT_BEFORE];
-	out->before_bytes = count[COUNT_BEFORE_BYTES];
-	out->undrawn = count[COUNT_UNDRAWN];
-	out->missed_frees = count[COUNT_MISSED_FREES];
-	out->full = count[COUNT_FULL];
-	out->full_bytes = count[COUNT_FULL_BYTES];
+	out->allocs = count[COUNT_ALLOCS] - n->base[COUNT_ALLOCS];
+	out->frees = count[COUNT_FREES] - n->base[COUNT_FREES];
+	out->failed = count[COUNT_FAILED] - n->base[COUNT_FAILED];
+	out->before = count[COUNT_BEFORE] - n->base[COUNT_BEFORE];
+	out->before_bytes = count[COUNT_BEFORE_BYTES] - n->base[COUNT_BEFORE_BYTES];
+	out->undrawn = count[COUNT_UNDRAWN] - n->base[COUNT_UNDRAWN];
+	out->missed_frees = count[COUNT_MISSED_FREES] - n->base[COUNT_MISSED_FREES];
+	out->full = count[COUNT_FULL] - n->base[COUNT_FULL];
+	out->full_bytes = count[COUNT_FULL_BYTES] - n->base[COUNT_FULL_BYTES];
 	out->noted = n->control->live;
 	out->unit = n->control->unit_top;
 	out->refused = n->refused;

@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 import lab  # noqa: E402
 from lab import LONG, Tap, releases  # noqa: E402
+from recorder import Recorder, wait_looks  # noqa: E402
 from traced import CHAIN, Denied, erlang, loaded, told, tool, traced  # noqa: E402
 
 # What leaks, calls and bytes in a round, and the function that is nearest to libc. The budget
@@ -174,6 +175,52 @@ def killed(tap, label, release):
         tap.equal(label + " text after a detach", breakpoints(node.pid), [])
 
 
+def recorded(tap, label, release):
+    """`record --native`: the profile and the ledger say the same, and so does the NIF."""
+    label += " recorded"
+    with loaded(release, "leak_mixed", 200, 1000, rounds=30, pause=40) as (node, work):
+        file = work / "native.rec"
+        r = Recorder(node.pid, file, "-d", "60s", "-i", "60s", "--native", "--budget", "100")
+        wait_looks(file, 1)
+        (work / "go").touch()
+        wait_for(lambda: (work / "done").exists(), 50)
+        r.process.send_signal(signal.SIGINT)
+        code, out, err = r.end()
+        took = told(work)
+        tap.ok(label + ": exit code 0", code == 0, out + err)
+        doc = lab.beamray("report", file, "-f", "json", "--kind", "native").json()
+        text = lab.beamray("report", file, "--kind", "native").out
+        tap.equal(label + ": the text is original", breakpoints(node.pid), [])
+    p, counters = doc["profile"], doc["counters"]
+    used = [a["change"] for a in doc["ledger"] if a["account"] == "native.heap.used"][0]
+    net = p["total"] - counters["native.before_bytes"]
+    of_nif = sum(a["weight"] for a in p["by_library"] if a["library"] == "trace_nif.so")
+    tap.ok("%s: %d bytes of trace_nif.so, truth %d" % (label, of_nif, took),
+           abs(of_nif - took) <= 0.01 * took, p["by_library"])
+    tap.ok("%s: held %d, given back of before %d; the ledger's heap grew by %d"
+           % (label, p["total"], counters["native.before_bytes"], used),
+           abs(net - used) <= 0.01 * used + 32768, {k: v for k, v in counters.items()
+                                                    if k.startswith("native")})
+    tap.ok(label + ": what stays in the target is said",
+           any("[uprobes]" in note for note in doc["notes"]), doc["notes"])
+    tap.ok(label + ": the text says what it is", "taken since the" in text.replace("\n", " "), text)
+
+
+def over_budget(tap, label, release):
+    """Calls without end and a budget of a thousandth of a core: it gives up, and says so."""
+    label += " over the budget"
+    with loaded(release, "churn_malloc", 20000, 1000, rounds=2000, pause=0) as (node, work):
+        file = work / "native.rec"
+        r = Recorder(node.pid, file, "-d", "12s", "-i", "60s", "--native", "--budget", "0.1")
+        wait_looks(file, 1)
+        (work / "go").touch()
+        r.end()
+        notes = lab.beamray("report", file, "-f", "json", "--kind", "native").json()["notes"]
+        tap.ok(label + ": detached, and the report says so",
+               any("native was detached after" in note for note in notes), notes)
+        tap.equal(label + ": the text is original", breakpoints(node.pid), [])
+
+
 def target_ends(tap, label, release):
     with loaded(release, "leak_mixed", 50, 1000, rounds=1000, pause=20) as (node, work):
         tracer = subprocess.Popen(tool(node, work, BUDGET, "native"), stdout=subprocess.PIPE,
@@ -211,6 +258,8 @@ def one_release(tap, label, release, full):
         return
     one_library(tap, label, release)
     drawn(tap, label, release)
+    recorded(tap, label, release)
+    over_budget(tap, label, release)
     target_ends(tap, label, release)
     rights(tap, label, release)
     for way in ("multi", "perf"):
