@@ -10,6 +10,7 @@
 #include "erts/binary.h"
 #include "erts/port.h"
 #include "erts/process.h"
+#include "erts/vm_cache.h"
 
 /* Rows of tables that are looked at: a table of ten million would cost seconds. */
 #define ROWS_MAX 1000000
@@ -306,6 +307,7 @@ static int collect(struct list_run *run, struct error *err)
 	struct listing *l = run->listing;
 	struct table *t = listing_table(l, "rows", columns, N_COLUMNS);
 	const struct binaries_opts opts = { .messages = true, .ports = true, .rows_max = ROWS_MAX };
+	struct vm_cache *cache;
 	struct binaries *b;
 	size_t i;
 	int ret;
@@ -316,6 +318,7 @@ static int collect(struct list_run *run, struct error *err)
 	ret = binaries_read(vm, &opts, &b, err);
 	if (ret < 0)
 		return ret;
+	vm->cache = cache = vm_cache_new(1024); /* for names alone */
 	for (i = 0; i < b->n_holders && !table_row(t); i++)
 		holder_fill(vm, t, &b->holders[i]);
 	ret = rarely_fill(run, b);
@@ -323,6 +326,8 @@ static int collect(struct list_run *run, struct error *err)
 		ret = sizes_fill(run, b);
 	if (!ret)
 		ret = largest_fill(run, b);
+	vm->cache = NULL;
+	vm_cache_free(cache);
 	listing_fact(l, "binaries", "binaries found", COLUMN_COUNT, b->n);
 	listing_fact(l, "bytes", "of", COLUMN_BYTES, b->bytes);
 	listing_fact(l, "binary_memory", "erlang:memory(binary)", COLUMN_BYTES,

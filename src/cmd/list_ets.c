@@ -7,6 +7,7 @@
 
 #include "erts/ets.h"
 #include "erts/process.h"
+#include "erts/vm_cache.h"
 
 enum {
 	NAME,
@@ -118,6 +119,7 @@ static int collect(struct list_run *run, struct error *err)
 	struct table *t = listing_table(l, "rows", columns, N_COLUMNS);
 	uint64_t items = 0, bytes = 0, deleting = 0, approximate = 0;
 	struct owner owner = { 0 };
+	struct vm_cache *cache;
 	struct ets_tables *e;
 	size_t i;
 	int ret;
@@ -128,6 +130,7 @@ static int collect(struct list_run *run, struct error *err)
 	ret = ets_read(vm, &e, err);
 	if (ret < 0)
 		return ret;
+	vm->cache = cache = vm_cache_new(1024); /* for names alone */
 	for (i = 0; i < e->n && !table_row(t); i++) {
 		row_fill(vm, t, &e->v[i], &owner);
 		items += e->v[i].items;
@@ -135,6 +138,8 @@ static int collect(struct list_run *run, struct error *err)
 		deleting += e->v[i].deleting;
 		approximate += e->v[i].approximate;
 	}
+	vm->cache = NULL;
+	vm_cache_free(cache);
 	listing_fact(l, "items", "items", COLUMN_COUNT, items);
 	listing_fact(l, "bytes", "memory", COLUMN_BYTES, bytes);
 	if (deleting)

@@ -7,6 +7,7 @@
 
 #include "erts/pins.h"
 #include "erts/process.h"
+#include "erts/vm_cache.h"
 
 enum {
 	ALLOCATOR,
@@ -136,6 +137,7 @@ static int collect(struct list_run *run, struct error *err)
 	struct vm *vm = run->observer->vm;
 	struct listing *l = run->listing;
 	struct table *t = listing_table(l, "rows", columns, N_COLUMNS);
+	struct vm_cache *cache;
 	struct pins *p;
 	size_t i;
 	int ret;
@@ -146,9 +148,13 @@ static int collect(struct list_run *run, struct error *err)
 	ret = pins_read(vm, run->look->allocators, NULL, &p, err);
 	if (ret < 0)
 		return ret;
+	/* names, of up to a row for each process: all from the same few pages */
+	vm->cache = cache = vm_cache_new(1024);
 	for (i = 0; i < p->n && !table_row(t); i++)
 		row_fill(vm, t, &p->v[i]);
 	ret = carriers_fill(run, p);
+	vm->cache = NULL;
+	vm_cache_free(cache);
 	listing_fact(l, "carriers", "carriers below half full", COLUMN_COUNT, p->n_carriers);
 	listing_fact(l, "free_resident", "free but resident in them", COLUMN_BYTES,
 		     p->free_resident);

@@ -3,7 +3,7 @@
 %%
 %% The source compiles and runs on every release from OTP 21 on.
 -module(list_truth).
--export([make_tables/0, tables/0, drop_table/1, make_ports/0, ports/0,
+-export([make_tables/0, many_tables/1, tables/0, drop_table/1, make_ports/0, ports/0,
          make_binaries/0, binaries/0, recon/0,
          make_files/1, nif_functions/1]).
 
@@ -26,6 +26,10 @@ make_tables() ->
     Owner = hold(fun() -> [table(T, Heir) || T <- kinds()] end),
     register(list_tables, Owner),
     true.
+
+many_tables(N) ->
+    is_pid(hold(fun() -> [begin T = ets:new(many, []), ets:insert(T, [{I} || I <- lists:seq(1, 20)]), T
+                          end || _ <- lists:seq(1, list_to_integer(N))] end)).
 
 kinds() ->
     [{plain, [set], 100}, {one_bag, [bag, {keypos, 2}], 50}, {two_bag, [duplicate_bag], 50},
