@@ -39,6 +39,8 @@ def row_sum(table, values):
 
     data = table.encode()
     for v in values:
+        if isinstance(v, float):  # SQLite made it of a text in an integer's place
+            return 0
         if v is None:
             data += b"n"
         elif isinstance(v, int):

@@ -18,6 +18,7 @@
 
 #include <cmocka.h>
 
+#include "profile/demangle.h"
 #include "profile/symbolize.h"
 
 static uint32_t seed;
@@ -382,6 +383,51 @@ static void a_profile_is_named_once(void **state)
 	profile_free(p);
 }
 
+/* Names that compilers made, and what somebody could have written there. */
+static void names_are_as_in_the_source(void **state)
+{
+	static const char *const names[][2] = {
+		{ "_ZN5store4PoolIiE4growEm", "store::Pool<int>::grow" },
+		{ "_ZN12_GLOBAL__N_14leakEv", "(anonymous namespace)::leak" },
+		{ "_ZNK3foo3barEi", "foo::bar" },
+		{ "_RNvNtCs1234_7mycrate3foo3bar", "mycrate::foo::bar" },
+		{ "_ZN7mycrate3foo17h05af221e174051e9E", "mycrate::foo" },
+		{ "leak_malloc", "leak_malloc" },
+		{ "_Znonsense", "_Znonsense" },
+		{ "_Z", "_Z" },
+		{ "", "" },
+		{ "_ZN1a\x1b[31mE", "_ZN1a\\x1B[31mE" },
+	};
+	char *name, deep[2100] = "_Z1f";
+	size_t i;
+	unsigned n;
+
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		name = symbol_plain_name(names[i][0]);
+		assert_string_equal(name, names[i][1]);
+		free(name);
+	}
+	/* pointers to pointers, templates of templates, and rubbish: an end, no more */
+	memset(deep + 4, 'P', 2000);
+	free(symbol_plain_name(deep));
+	for (i = 0; i + 3 < 2000; i += 3)
+		memcpy(deep + 2 + i, "1aI", 3);
+	free(symbol_plain_name(deep));
+	seed = 23;
+	for (n = 0; n < 20000; n++) {
+		static const char letters[] = "_ZNKIEPRSt0123456789abcdmvisXLDpC.$";
+		char text[64] = "_Z";
+		size_t len = 2 + next_random() % 60;
+
+		text[1] = n % 3 ? 'Z' : 'R';
+		for (i = 2; i < len; i++)
+			text[i] = letters[next_random() % (sizeof(letters) - 1)];
+		name = symbol_plain_name(text);
+		assert_non_null(name);
+		free(name);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -393,6 +439,7 @@ int main(void)
 		cmocka_unit_test(an_address_of_nothing_has_no_name),
 		cmocka_unit_test(a_nameless_function_is_its_beginning),
 		cmocka_unit_test(a_profile_is_named_once),
+		cmocka_unit_test(names_are_as_in_the_source),
 	};
 
 	return cmocka_run_group_tests_name("profile", tests, NULL, NULL);
