@@ -44,7 +44,7 @@ _beamray()
 		mapfile -t COMPREPLY < <(compgen -W "growth cpu offcpu carrier gc gc_time native" -- "$cur")
 		return
 		;;
-	-d | --duration | -i | --interval | -c | --count | -n | --rows | --sort | --window | --budget | --process | --library)
+	-d | --duration | -i | --interval | -c | --count | -n | --rows | --sort | --window | --budget | --threshold | --gate | --process | --library)
 		return
 		;;
 	esac
@@ -53,7 +53,7 @@ _beamray()
 	case $command in
 	'') options="doctor memory record report diff list check $options" ;;
 	memory) options="-p --pid --json -i --interval -c --count --unit --quick -o --output -v --verbose -h --help" ;;
-	doctor) options="-p --pid -d --duration --json --no-uprobes --still --budget --unit -o --output -v --verbose -h --help" ;;
+	doctor) options="-p --pid -d --duration --json --no-uprobes --native --scan --no-scan --still --threshold --gate --budget --unit -o --output -v --verbose -h --help" ;;
 	record) options="-p --pid -o --output -d --duration -i --interval --growth --cpu --no-cpu -F --frequency --carriers --no-carriers --gc --long-gc --large-heap --offcpu --offcpu-min --native --no-uprobes --budget -v --verbose -h --help" ;;
 	report)
 		options="-f --format --json --kind --process --library --invert --diff --unit -o --output -v --verbose -h --help"

@@ -59,12 +59,7 @@ struct doctor {
 
 static int take_threshold(void *to, const char *arg, struct error *err)
 {
-	int ret = verdict_opts_set(to, arg, err);
-
-	return ret == 0 ? 0
-			: error_set(err, EXIT_USAGE, -EINVAL,
-				    "--threshold is one of native=1M, vm=8M,5%%, held=16M,20%%, "
-				    "cgroup=80%%, explained=80%%");
+	return verdict_opts_set(to, arg, err);
 }
 
 static int exit_code(const struct doctor *d, const struct verdict *v, unsigned closed)

@@ -26,6 +26,7 @@
 
 #define MOMENTS_WANTED 8
 #define MOMENT_LEAST_S 0.4
+#define MOMENT_FIRST_S 0.6
 #define SCAN_MOST_S    10.0
 
 static void say(const char *text)
@@ -128,7 +129,7 @@ static int end_take(struct examination *e, int side, struct error *err)
 	int ret = watch_look(&e->w, &e->look[side], &e->ledger[side], err);
 
 	if (ret == 0)
-		ret = inside_take(e->w.observer, e->look[side], e->w.code, e->inside[0],
+		ret = inside_take(e->w.observer, e->look[side], e->w.code, e->inside[0], side == 1,
 				  &e->inside[side], err);
 	if (ret == -ETIMEDOUT)
 		e->w.stuck = true;
@@ -245,7 +246,10 @@ static int watch(struct examination *e, struct error *err)
 		step = 10 * e->look[0]->seconds;
 	if (step < MOMENT_LEAST_S)
 		step = MOMENT_LEAST_S;
-	next = start + step;
+	/* the first one early: what was not seen by malloc's probes has no name */
+	next = start + (step > MOMENT_FIRST_S && 10 * e->look[0]->seconds < MOMENT_FIRST_S
+				? MOMENT_FIRST_S
+				: step);
 	while (ret == 0 && !interrupted && (now = seconds_now()) < end) {
 		double until = next < end ? next : end;
 
@@ -288,7 +292,7 @@ static int begin(struct examination *e, struct error *err)
 		ret = recorder_create(e->opts.keep, &e->keep.r, err);
 	e->keep.w = &e->w;
 	e->keep.trace = &e->trace;
-	e->trace.no_cpu = true;
+	e->trace.no_cpu = e->trace.no_carriers = true;
 	record_trace_open(&e->trace, &e->w);
 	if (ret == 0 && e->keep.r)
 		keep_head(&e->keep, e->opts.seconds, 0, &e->kept);

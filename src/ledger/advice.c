@@ -61,6 +61,8 @@ static const struct {
 	  "use it" },
 	{ FINDING_NATIVE_GROWTH, "unknown", NULL, 0,
 	  "watch longer, so that malloc itself is watched: beamray doctor -p %p -d 5m" },
+	{ FINDING_NATIVE_GROWTH, "unknown", NULL, 0,
+	  "beamray list -p %p lost shows every size, and which thread's arena it is in" },
 	{ FINDING_NATIVE_GROWTH, NULL, NULL, 0,
 	  "look who calls it: beamray record -p %p -o FILE, then beamray report FILE --kind "
 	  "growth" },

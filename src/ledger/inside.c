@@ -23,22 +23,31 @@
 
 #include "erts/atoms.h"
 #include "erts/ets.h"
+#include "erts/pins.h"
 #include "erts/process_info.h"
 
 #define INSIDE_SECONDS 60
 #define NAMED	       5 /* owners of each kind that get a name */
 #define IDLE_NAMED     3
-#define ATOMS_MAX      1000000u /* new ones that are read */
-#define ROWS_MAX       100000u	/* of ETS tables, looked at for binaries */
+#define PINS_NAMED     3
+#define PINS_LEAST     (16u << 20) /* free resident bytes of an allocator */
+#define ATOMS_MAX      1000000u	   /* new ones that are read */
+#define ROWS_MAX       100000u	   /* of ETS tables, looked at for binaries */
 
 struct inside_job {
 	struct observer *o;
 	const struct look *look;
 	const struct code *code;
 	const struct inside *before;
+	bool last;
 	struct inside *in;
 	struct error err;
 };
+
+static bool is_fatal(int ret)
+{
+	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT;
+}
 
 static int holder_order(const void *pa, const void *pb)
 {
@@ -472,33 +481,87 @@ static void idle_holders(struct owners *w, const struct inside *a, const struct 
 	}
 }
 
-static int compare(struct observer *o, const struct code *code, const struct inside *before,
-		   struct inside *after)
+static void compare(struct owners *w, const struct inside *before, const struct inside *after)
 {
-	struct owners w = { .o = o, .code = code, .size = INSIDE_KINDS * NAMED + IDLE_NAMED + 4 };
+	kind_compare(w, before, after, INSIDE_PROCESS, "processes");
+	crowds_compare(w, before, after);
+	kind_compare(w, before, after, INSIDE_BINARY, "binary");
+	kind_compare(w, before, after, INSIDE_ETS, "ets");
+	atoms_compare(w, before, after);
+	names_compare(w, before, after, false);
+	names_compare(w, before, after, true);
+	idle_holders(w, before, after);
+}
+
+/* Whose blocks keep the nearly empty carriers of an allocator. */
+static int pins_name(struct owners *w, const struct look *look, unsigned type)
+{
+	struct pins_opts opts = { .alloc_type = type };
+	struct pins *p;
+	size_t i;
+	int ret = pins_read(w->o->vm, look->allocators, &opts, &p, NULL);
+
+	if (ret < 0)
+		return ret;
+	for (i = 0; i < p->n && i < PINS_NAMED; i++) {
+		char category[40], owner[512];
+		struct verdict_owner *o;
+
+		if (p->v[i].pinned * 20 < p->free_resident)
+			break;
+		snprintf(category, sizeof(category), "%s%.30s", VERDICT_PIN,
+			 w->o->vm->alloc_names[type]);
+		o = owner_new(w, category);
+		if (!o)
+			break;
+		o->after = p->v[i].pinned;
+		pin_owner(w->o->vm, &p->v[i], owner, sizeof(owner));
+		snprintf(o->name, sizeof(o->name), "%llu blocks, %llu KiB: %.40s, %.90s",
+			 (unsigned long long)p->v[i].blocks,
+			 (unsigned long long)(p->v[i].bytes >> 10), pin_what(&p->v[i]), owner);
+	}
+	pins_free(p);
+	return 0;
+}
+
+static int pins_take(struct owners *w, const struct look *look)
+{
+	const struct carriers *c = look->carriers;
+	uint64_t held[CARRIER_TYPES] = { 0 };
+	unsigned t;
+	size_t i;
+	int ret = 0;
+
+	for (i = 0; i < c->n; i++)
+		if (c->v[i].used_blocks && c->v[i].type < CARRIER_TYPES)
+			held[c->v[i].type] += c->v[i].free_resident;
+	for (t = 0; t < CARRIER_TYPES && !is_fatal(ret); t++)
+		if (held[t] >= PINS_LEAST && t < w->o->vm->n_alloc && w->o->vm->alloc_names[t])
+			ret = pins_name(w, look, t);
+	return is_fatal(ret) ? ret : 0;
+}
+
+static int owners_name(struct inside_job *j)
+{
+	struct owners w = { .o = j->o,
+			    .code = j->code,
+			    .size = INSIDE_KINDS * NAMED + IDLE_NAMED + 4 +
+				    (size_t)CARRIER_TYPES * PINS_NAMED };
+	int ret = 0;
 
 	w.v = calloc(w.size, sizeof(*w.v));
 	if (!w.v)
 		return -ENOMEM;
-	kind_compare(&w, before, after, INSIDE_PROCESS, "processes");
-	crowds_compare(&w, before, after);
-	kind_compare(&w, before, after, INSIDE_BINARY, "binary");
-	kind_compare(&w, before, after, INSIDE_ETS, "ets");
-	atoms_compare(&w, before, after);
-	names_compare(&w, before, after, false);
-	names_compare(&w, before, after, true);
-	idle_holders(&w, before, after);
-	after->owners = w.v;
-	after->n_owners = w.n;
-	return 0;
+	if (j->before)
+		compare(&w, j->before, j->in);
+	if (j->last)
+		ret = pins_take(&w, j->look);
+	j->in->owners = w.v;
+	j->in->n_owners = w.n;
+	return ret;
 }
 
 /* ---- taking --------------------------------------------------------------------------- */
-
-static bool is_fatal(int ret)
-{
-	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT;
-}
 
 static int inside_run(void *arg)
 {
@@ -524,8 +587,8 @@ static int inside_run(void *arg)
 	for (k = 0; k < INSIDE_KINDS; k++)
 		if (j->in->v[k])
 			qsort(j->in->v[k], j->in->n[k], sizeof(*j->in->v[k]), holder_order);
-	if (!is_fatal(ret) && j->before)
-		ret = compare(j->o, j->code, j->before, j->in);
+	if (!is_fatal(ret))
+		ret = owners_name(j);
 	vm->res = NULL;
 	clock_gettime(CLOCK_MONOTONIC, &t1);
 	j->in->seconds = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) / 1e9;
@@ -533,7 +596,7 @@ static int inside_run(void *arg)
 }
 
 int inside_take(struct observer *o, const struct look *look, const struct code *code,
-		const struct inside *before, struct inside **out, struct error *err)
+		const struct inside *before, bool last, struct inside **out, struct error *err)
 {
 	struct inside_job *j = calloc(1, sizeof(*j));
 	int ret;
@@ -547,6 +610,7 @@ int inside_take(struct observer *o, const struct look *look, const struct code *
 	j->look = look;
 	j->code = code;
 	j->before = before;
+	j->last = last;
 	ret = target_guard(o->target, inside_run, j, INSIDE_SECONDS, err);
 	if (ret == -ETIMEDOUT)
 		return ret; /* the thread may still use it */

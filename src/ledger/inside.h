@@ -53,10 +53,11 @@ struct inside {
 
 /* Reads through `look`'s picture. What cannot be read is left out: an owner that is not
  * found is no error. With `before`, those whose part grew most since then are named in
- * owners[]; `code` (NULL: unknown) tells what processes wait in. -ENOMEM, -ESRCH, -ETIMEDOUT (then the observer must not be used nor closed
+ * owners[]; `code` (NULL: unknown) tells what processes wait in. With `last` it is also
+ * asked whose blocks pin carriers, of allocators with much free space. -ENOMEM, -ESRCH, -ETIMEDOUT (then the observer must not be used nor closed
  * any more, and `before` and `look` must stay). */
 int inside_take(struct observer *o, const struct look *look, const struct code *code,
-		const struct inside *before, struct inside **out, struct error *err);
+		const struct inside *before, bool last, struct inside **out, struct error *err);
 void inside_free(struct inside *i);
 
 #endif

@@ -16,6 +16,7 @@
  * rule has explained of an allocator's growth is left out by those after it (`taken`).
  *
  * verdict_native.c   libc's heap, mappings and stacks of threads
+ * verdict_lost.c     what of it nobody points to, from before the watch too
  * verdict_tagged.c   blocks of the VM's allocators that carry the name of a module or
  *                    driver; NIF environments
  * verdict_data.c     the VM's own data, and who in the VM holds it
@@ -48,6 +49,7 @@ const struct verdict_opts verdict_defaults = {
 static const struct rule rules[] = {
 	{ "thread stacks", true, AT(native_floor), 0, rule_stacks },
 	{ "native memory", true, AT(native_floor), 0, rule_native },
+	{ "lost memory", false, AT(native_floor), 0, rule_lost },
 	{ "environments", true, AT(native_floor), 0, rule_envs },
 	{ "tagged blocks", true, AT(native_floor), 0, rule_tagged },
 	{ "data", true, AT(vm_floor), AT(vm_ratio), rule_data },
@@ -83,7 +85,7 @@ static const struct {
 	[FINDING_NATIVE_GROWTH] = { "native-growth",
 				    "Native memory grows by %g (%m), through %s, which is no NIF "
 				    "and no driver.",
-				    "Native memory of %b (%m) is lost, through %s." },
+				    "%b of %m are lost: nobody points to them; through %s." },
 	[FINDING_LIBC_FRAGMENTATION] = { "libc-fragmentation", NULL,
 					 "libc fragmentation: %s holds %b that is free but "
 					 "resident." },
@@ -119,6 +121,8 @@ const char *finding_words(const struct finding *f)
 		       "reachable.";
 	if (f->code == FINDING_NATIVE_GROWTH && strcmp(f->subject, "unknown") == 0 && f->grew_bytes)
 		return "Native memory grows by %g (%m), and nobody was seen to take it.";
+	if (f->code == FINDING_NATIVE_GROWTH && strcmp(f->subject, "unknown") == 0)
+		return "Lost: nobody points to %b of %m any more; whose it was is not known.";
 	if (f->code == FINDING_THREAD_STACKS && !f->subject[0])
 		return "Thread stacks grow by %g, now %b.";
 	return f->grew_bytes && codes[f->code].grew ? codes[f->code].grew : codes[f->code].still;
@@ -199,8 +203,11 @@ int verdict_opts_set(struct verdict_opts *o, const char *text, struct error *err
 		    strncmp(known[i].name, text, (size_t)(value - text)) != 0)
 			continue;
 		value++;
-		if (!known[i].floor)
-			return percent_parse(value, known[i].ratio) ? 0 : -EINVAL;
+		if (!known[i].floor) {
+			if (!percent_parse(value, known[i].ratio))
+				break;
+			return 0;
+		}
 		comma = strchr(value, ',');
 		if (comma && (!known[i].ratio || !percent_parse(comma + 1, known[i].ratio)))
 			break;

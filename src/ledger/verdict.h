@@ -114,10 +114,13 @@ struct verdict_trace {
 /* Category of a verdict_owner: processes that did nothing during the watch, with bytes
  * of binaries that nobody else refers to. */
 #define VERDICT_IDLE "idle binary"
+/* The same with the allocator's name behind it: whose blocks keep its nearly empty
+ * carriers, with the free resident bytes of those. */
+#define VERDICT_PIN "pin:"
 
 /* Who in the VM holds how much of one category, at both ends. */
 struct verdict_owner {
-	char category[16]; /* "processes", "ets", "binary", "atom", "code", "literal" */
+	char category[40]; /* "processes", "ets", "binary", "atom", "code", "literal" */
 	char name[192];	   /* escaped: "ill_queue, waits in ill:loop/1" */
 	uint64_t before, after;
 };

@@ -33,8 +33,8 @@ static int64_t percent(uint64_t part, uint64_t of)
 static void utilisation_add(struct finding *f, const struct ledger_allocator *s)
 {
 	/* the VM keeps maxima of an instance's own carriers only, not of the pool's */
-	uint64_t most = s->mbcs.blocks_size_max + s->sbcs.blocks_size_max;
-	uint64_t most_carriers = s->mbcs.carriers_size_max + s->sbcs.carriers_size_max;
+	uint64_t most = s->mbcs.blocks_size_max_ever + s->sbcs.blocks_size_max_ever;
+	uint64_t most_carriers = s->mbcs.carriers_size_max_ever + s->sbcs.carriers_size_max_ever;
 
 	evidence_add(f, (int64_t)used_of(s), "bytes", "used blocks (the VM's counters)");
 	evidence_add(f, (int64_t)carriers_of(s), "bytes", "carriers (the VM's counters)");
@@ -76,6 +76,23 @@ static void pinned_add(const struct judge *j, struct finding *f, const char *all
 			     "of %llu hold less than a quarter: %llu KiB of blocks pin %llu MiB",
 			     (unsigned long long)all, (unsigned long long)(used >> 10),
 			     (unsigned long long)(held >> 20));
+}
+
+static void pins_add(const struct judge *j, struct finding *f, const char *allocator)
+{
+	size_t i;
+
+	for (i = 0; i < j->in->n_owners; i++) {
+		const struct verdict_owner *o = &j->in->owners[i];
+
+		if (strncmp(o->category, VERDICT_PIN, strlen(VERDICT_PIN)) != 0 ||
+		    strcmp(o->category + strlen(VERDICT_PIN), allocator) != 0)
+			continue;
+		evidence_add(f, (int64_t)o->after, "bytes", "free around %.140s", o->name);
+		/* whose blocks are in the way of most of it */
+		if (!f->owner[0] && o->after * 2 >= f->bytes)
+			snprintf(f->owner, sizeof(f->owner), "%.190s", o->name);
+	}
 }
 
 /* What would leave the carriers if processes that sleep were collected. */
@@ -126,6 +143,7 @@ void rule_fragmentation(struct judge *j, const struct rule *r)
 			if (g->allocators[a].name && strcmp(g->allocators[a].name, name) == 0)
 				utilisation_add(f, &g->allocators[a]);
 		pinned_add(j, f, name);
+		pins_add(j, f, name);
 		if (strcmp(name, "binary_alloc") == 0)
 			idle_add(j, f);
 		confidence_set(f, CONFIDENCE_HIGH, "every block of every carrier was read");

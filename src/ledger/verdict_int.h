@@ -38,6 +38,7 @@ struct judge {
 /* The rules, in the order in which they take their bytes. */
 void rule_native(struct judge *j, const struct rule *r);
 void rule_stacks(struct judge *j, const struct rule *r);
+void rule_lost(struct judge *j, const struct rule *r);
 void rule_envs(struct judge *j, const struct rule *r);
 void rule_tagged(struct judge *j, const struct rule *r);
 void rule_data(struct judge *j, const struct rule *r);
@@ -45,6 +46,9 @@ void rule_tight(struct judge *j, const struct rule *r);
 void rule_fragmentation(struct judge *j, const struct rule *r);
 void rule_retained(struct judge *j, const struct rule *r);
 void rule_libc(struct judge *j, const struct rule *r);
+
+/* What of a finding's growth is lost, what is kept. */
+void lost_evidence(struct judge *j, struct finding *f);
 
 /* Are so many bytes above the rule's floor and its share of RSS? */
 bool rule_reached(const struct judge *j, const struct rule *r, int64_t bytes);

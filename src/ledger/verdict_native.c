@@ -236,45 +236,6 @@ static int64_t way_measured(const struct judge *j, const struct blame *v, size_t
 static const char *const heap_accounts[] = { "native.heap.used", NULL };
 static const char *const mmap_accounts[] = { "native.mmap", NULL };
 
-/* Of an owner's blocks (NULL: of nobody known), bytes that nobody points to. */
-static uint64_t lost_of(const struct native *n, const char *owner, bool mapped)
-{
-	uint64_t sum = 0;
-	size_t i;
-
-	for (i = 0; i < n->n_lost; i++)
-		if ((n->lost[i].mechanism == NATIVE_MMAP) == mapped &&
-		    n->lost[i].mechanism != NATIVE_STACK &&
-		    strcmp(n->lost[i].owner, owner ? owner : "") == 0)
-			sum += n->lost[i].resident;
-	return sum;
-}
-
-/* Is what grew still pointed to? Only the scan after the second ledger knows. Plain
- * buffers that nobody points to have no owner: they count for whoever took that much. */
-static void reachability_set(struct judge *j, struct finding *f)
-{
-	const struct native *n = j->in->scan.native;
-	bool mapped = strcmp(f->mechanism, "mmap") == 0;
-	uint64_t own, nobody;
-
-	if (!n || !n->heap_walked || !n->lost_proved)
-		return;
-	own = lost_of(n, f->subject, mapped);
-	nobody = lost_of(n, NULL, mapped);
-	evidence_add(f, (int64_t)(own + nobody), "bytes",
-		     "are lost: nobody points to them, in two looks%s",
-		     own ? "" : " (whose they were is not known)");
-	f->lost_bytes = own;
-	if (own + nobody >= f->grew_bytes / 10)
-		return;
-	f->kept = true;
-	if (f->confidence == CONFIDENCE_HIGH)
-		f->confidence = CONFIDENCE_MEDIUM;
-	strncat(f->why, "; kept, still reachable: it may be a cache that has not found its size",
-		sizeof(f->why) - strlen(f->why) - 1);
-}
-
 static struct finding *blame_report(struct judge *j, const struct blame *b, int64_t measured)
 {
 	struct finding *f = finding_add(j, b->code, b->library);
@@ -355,7 +316,7 @@ static void report_faults(struct judge *j, struct native_case *n, bool heap)
 			       "stacks through it explain %.0f%% of what grew",
 			       grew > 0 ? 100.0 * (double)b->bytes / (double)grew : 100.0);
 		growth_curve(j, f, moment_accounts, mapped ? mmap_accounts : heap_accounts);
-		reachability_set(j, f);
+		lost_evidence(j, f);
 	}
 }
 
@@ -421,7 +382,7 @@ static void report_calls(struct judge *j, struct native_case *n)
 			       "were watched; what came before is taken to be of the same kind",
 			       100 * part);
 		growth_curve(j, f, moment_accounts, heap_accounts);
-		reachability_set(j, f);
+		lost_evidence(j, f);
 	}
 }
 
@@ -456,7 +417,7 @@ static void report_unknown(struct judge *j, struct native_case *n)
 	evidence_add(f, n->mapped, "bytes", "anonymous mappings of nobody grew (two ledgers)");
 	confidence_set(f, CONFIDENCE_LOW, "%.300s", unknown_why(j));
 	growth_curve(j, f, moment_accounts, mapped ? mmap_accounts : heap_accounts);
-	reachability_set(j, f);
+	lost_evidence(j, f);
 }
 
 /* The VM's own mallocs. When code was loaded, they are what the JIT keeps of it, and

@@ -34,6 +34,10 @@ static json_t *finding_json(const struct verdict_input *in, const struct finding
 	json_object_set_new(j, "bytes", json_integer((json_int_t)f->bytes));
 	json_object_set_new(j, "grew_bytes", json_integer((json_int_t)f->grew_bytes));
 	json_object_set_new(j, "bytes_per_s", json_real(f->bytes_per_s));
+	json_object_set_new(j, "lost_bytes", json_integer((json_int_t)f->lost_bytes));
+	json_object_set_new(j, "kept", json_boolean(f->kept));
+	json_object_set_new(j, "grew_until_s",
+			    f->grew_until >= 0 ? json_real(f->grew_until) : json_null());
 	json_object_set_new(j, "owner", f->owner[0] ? json_string(f->owner) : json_null());
 	json_object_set_new(j, "confidence", json_string(confidence_name(f->confidence)));
 	json_object_set_new(j, "confidence_reason", json_string(f->why));
@@ -55,6 +59,25 @@ static json_t *finding_json(const struct verdict_input *in, const struct finding
 	return j;
 }
 
+/* What grew when. */
+static json_t *moments_json(const struct verdict_input *in)
+{
+	json_t *list = json_array();
+	size_t i;
+
+	for (i = 0; i < in->n_moments; i++) {
+		const struct ledger *g = in->moments[i].ledger;
+
+		json_array_append_new(list,
+				      json_pack("{s:f, s:I, s:I, s:I}", "at_s", in->moments[i].at,
+						"rss", (json_int_t)g->rss, "native",
+						(json_int_t)(ledger_sum(g, "native.heap.used") +
+							     ledger_sum(g, "native.mmap")),
+						"vm_used", (json_int_t)ledger_sum(g, "vm.used")));
+	}
+	return list;
+}
+
 json_t *doctor_json(const struct verdict_input *in, const struct verdict *v, double cpu_fraction)
 {
 	json_t *doc = json_object(), *findings = json_array(), *lost = json_object(),
@@ -71,6 +94,13 @@ json_t *doctor_json(const struct verdict_input *in, const struct verdict *v, dou
 	for (i = 0; i < v->n; i++)
 		json_array_append_new(findings, finding_json(in, &v->v[i]));
 	json_object_set_new(doc, "findings", findings);
+	json_object_set_new(doc, "moments", moments_json(in));
+	json_object_set_new(doc, "malloc_watched_from_s",
+			    in->trace.native ? json_real(in->trace.native_from) : json_null());
+	json_object_set_new(doc, "scan",
+			    in->scan.why[0]   ? json_string(in->scan.why)
+			    : in->scan.native ? json_string("done")
+					      : json_null());
 	json_object_set_new(lost, "events", json_integer((json_int_t)in->trace.lost));
 	json_object_set_new(lost, "stacks",
 			    json_integer(in->trace.growth

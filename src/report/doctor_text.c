@@ -100,8 +100,10 @@ static void finding_print(const struct page *p, const struct finding *f, size_t 
 		evidence_print(p, &f->evidence[i]);
 	snprintf(line, sizeof(line), "confidence %s: %s", confidence_name(f->confidence), f->why);
 	paragraph(p->to, "    ", line, p->opts->columns);
+	/* small ones beside a large one say nothing new: the recording has them */
 	for (i = 0; i < f->n_stacks && i < 3; i++)
-		stack_print(p, f->stacks[i]);
+		if (i == 0 || f->stacks[i]->weight * 20 >= f->stacks[0]->weight)
+			stack_print(p, f->stacks[i]);
 	if (f->n_advice)
 		fputc('\n', p->to);
 	for (i = 0; i < f->n_advice; i++)
@@ -146,5 +148,8 @@ void doctor_text(FILE *to, const struct verdict_input *in, const struct verdict 
 		fprintf(to, "; probes took %.2f%% of one core", 100 * opts->cpu_fraction);
 	if (in->trace.growth)
 		fputc('\n', to);
+	if (in->before.ledger && in->scan.why[0])
+		paragraph(to, "memory that nobody points to was not looked for: ", in->scan.why,
+			  opts->columns);
 	fprintf(to, "the whole ledger: beamray memory -p %d\n", (int)target_pid(in->o->target));
 }

@@ -21,6 +21,7 @@ def leak(name, way, mechanism, count=400, size=1000, function="leak", **more):
     """A leak by the NIF: `count` pieces ten times over."""
     more.setdefault("stack", "by_" + way)
     more.setdefault("truth", "ill:" + way)
+    more.setdefault("every", 380)
     return Case(name, "nif-leak", NIF, mechanism,
                 step="nif %s %s %d %d" % (function, way, count, size), **more)
 

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -318,6 +319,188 @@ static void missing_pieces_are_inconclusive(void **state)
 	scene_free(&s);
 }
 
+/* libc handed out memory that it held: faults say little, calls of malloc say who. */
+static void calls_of_malloc_name_who_faults_do_not(void **state)
+{
+	struct profile *calls = profile_new("native", "bytes");
+	struct verdict_moment m = { .at = 4 };
+	struct side middle;
+	struct scene s;
+	struct verdict *v;
+
+	(void)state;
+	memset(&middle, 0, sizeof(middle));
+	scene_make(&s);
+	row(&s.a, "native.heap.used", 10 * MB);
+	row(&s.b, "native.heap.used", 30 * MB);
+	side_make(&middle);
+	row(&middle, "native.heap.used", 20 * MB);
+	m.ledger = &middle.g;
+	s.in.moments = &m;
+	s.in.n_moments = 1;
+	struct frame f[] = {
+		name(&s, 1, true, FRAME_LIBC, "malloc", "libc.so.6"),
+		name(&s, 2, false, FRAME_NIF, "grow", "a_nif.so"),
+	};
+
+	stack_of(&s, f, 2, 2 * MB);
+	v = judge(&s);
+	/* faults alone: a part of it is named, the rest is nobody's */
+	assert_int_equal(v->n, 2);
+	assert_string_equal(v->v[0].subject, "unknown");
+	assert_int_equal(v->v[0].confidence, CONFIDENCE_LOW);
+	assert_int_equal(v->v[0].grew_bytes, 18 * MB);
+	verdict_free(v);
+
+	/* in the second half of the growth calls were watched: 9 of 10 MiB through it */
+	assert_int_equal(profile_add(calls, f, 2, 0, 1, "proc", true, 9 * MB, 9 * MB, 9000), 0);
+	s.in.trace.native = calls;
+	s.in.trace.native_from = 4;
+	v = judge(&s);
+	assert_int_equal(v->n, 1);
+	assert_int_equal(v->v[0].code, FINDING_NIF_LEAK);
+	assert_string_equal(v->v[0].subject, "a_nif.so");
+	assert_int_equal(v->v[0].grew_bytes, 20 * MB);
+	assert_int_equal(v->v[0].confidence, CONFIDENCE_HIGH);
+	verdict_free(v);
+
+	/* calls that explain little are scaled, and the rest stays unknown */
+	calls->stacks[0].weight = 2 * MB;
+	v = judge(&s);
+	assert_int_equal(v->n, 2);
+	assert_string_equal(v->v[0].subject, "unknown");
+	assert_int_equal(v->v[1].grew_bytes, 4 * MB);
+	verdict_free(v);
+	profile_free(calls);
+	scene_free(&s);
+}
+
+static void growth_that_stopped_says_when(void **state)
+{
+	struct side middle[3];
+	struct verdict_moment m[3];
+	struct scene s;
+	struct verdict *v;
+	size_t i;
+
+	(void)state;
+	memset(middle, 0, sizeof(middle));
+	scene_make(&s);
+	row(&s.a, "vm.used.ets_alloc", 100 * MB);
+	row(&s.b, "vm.used.ets_alloc", 140 * MB);
+	for (i = 0; i < 3; i++) {
+		side_make(&middle[i]);
+		row(&middle[i], "vm.used.ets_alloc", i == 0 ? 120 * MB : 140 * MB);
+		m[i] = (struct verdict_moment){ .at = 2.0 + (double)i * 2, .ledger = &middle[i].g };
+	}
+	s.in.moments = m;
+	s.in.n_moments = 3;
+	v = judge(&s);
+	assert_int_equal(v->v[0].code, FINDING_VM_DATA);
+	assert_int_equal(v->v[0].grew_bytes, 40 * MB);
+	assert_true(v->v[0].grew_until > 3.9 && v->v[0].grew_until < 4.1);
+	verdict_free(v);
+
+	/* what still came in the last quarter has not stopped */
+	middle[2].rows[0].bytes = 138 * MB;
+	middle[1].rows[0].bytes = 130 * MB;
+	v = judge(&s);
+	assert_true(v->v[0].grew_until < 0);
+	verdict_free(v);
+	scene_free(&s);
+}
+
+/* What the heap holds by faults can be more than the account grew by: nobody took more
+ * than there is. */
+static void nobody_took_more_than_there_is(void **state)
+{
+	struct scene s;
+	struct verdict *v;
+
+	(void)state;
+	scene_make(&s);
+	row(&s.a, "native.heap.used", 10 * MB);
+	row(&s.b, "native.heap.used", 15 * MB);
+	struct frame f[] = {
+		name(&s, 1, true, FRAME_LIBC, "malloc", "libc.so.6"),
+		name(&s, 2, false, FRAME_NIF, "churn", "a_nif.so"),
+	};
+
+	stack_of(&s, f, 2, 60 * MB);
+	v = judge(&s);
+	assert_int_equal(v->n, 1);
+	assert_int_equal(v->v[0].grew_bytes, 5 * MB);
+	verdict_free(v);
+	scene_free(&s);
+}
+
+static void kept_is_told_from_lost(void **state)
+{
+	struct native_lost lost = { .mechanism = NATIVE_LIBC, .resident = 8 * MB };
+	struct native scan = { .heap_walked = true, .lost_proved = true };
+	struct scene s;
+	struct verdict *v;
+
+	(void)state;
+	scene_make(&s);
+	s.in.scan.native = &scan;
+	row(&s.a, "native.heap.used", 10 * MB);
+	row(&s.b, "native.heap.used", 18 * MB);
+	struct frame f[] = {
+		name(&s, 1, true, FRAME_LIBC, "malloc", "libc.so.6"),
+		name(&s, 2, false, FRAME_NIF, "put", "cache_nif.so"),
+	};
+
+	stack_of(&s, f, 2, 8 * MB);
+	v = judge(&s);
+	assert_int_equal(v->v[0].code, FINDING_NIF_LEAK);
+	assert_true(v->v[0].kept);
+	assert_int_equal(v->v[0].confidence, CONFIDENCE_MEDIUM);
+	assert_non_null(strstr(finding_words(&v->v[0]), "still reachable"));
+	verdict_free(v);
+
+	scan.lost = &lost;
+	scan.n_lost = 1;
+	v = judge(&s);
+	assert_false(v->v[0].kept);
+	assert_int_equal(v->v[0].confidence, CONFIDENCE_HIGH);
+	verdict_free(v);
+
+	/* a scan that could prove nothing says nothing */
+	scan.n_lost = 0;
+	scan.lost_proved = false;
+	v = judge(&s);
+	assert_false(v->v[0].kept);
+	verdict_free(v);
+	scene_free(&s);
+}
+
+static void thresholds_are_parsed_strictly(void **state)
+{
+	struct verdict_opts o = verdict_defaults;
+	struct error err = { 0 };
+	static const char *const bad[] = { "",		"native",   "native=",	    "native=1X",
+					   "native=-1", "vm=1M,5",  "vm=1M,101%",   "cgroup=80",
+					   "nativ=1M",	"held=,5%", "native=1M,5%", "vm=1MM" };
+	size_t i;
+
+	(void)state;
+	assert_int_equal(verdict_opts_set(&o, "native=64K", &err), 0);
+	assert_int_equal(o.native_floor, 65536);
+	assert_int_equal(verdict_opts_set(&o, "vm=2MiB,1.5%", &err), 0);
+	assert_int_equal(o.vm_floor, 2 * MB);
+	assert_true(o.vm_ratio > 0.0149 && o.vm_ratio < 0.0151);
+	assert_int_equal(verdict_opts_set(&o, "held=1G", &err), 0);
+	assert_int_equal(o.held_floor, 1024 * MB);
+	assert_true(o.held_ratio == verdict_defaults.held_ratio);
+	assert_int_equal(verdict_opts_set(&o, "explained=90%", &err), 0);
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct error why = { 0 };
+
+		assert_int_equal(verdict_opts_set(&o, bad[i], &why), -EINVAL);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -329,6 +512,11 @@ int main(void)
 		cmocka_unit_test(what_is_held_needs_floor_and_ratio),
 		cmocka_unit_test(data_growth_and_a_tight_cgroup),
 		cmocka_unit_test(missing_pieces_are_inconclusive),
+		cmocka_unit_test(calls_of_malloc_name_who_faults_do_not),
+		cmocka_unit_test(growth_that_stopped_says_when),
+		cmocka_unit_test(nobody_took_more_than_there_is),
+		cmocka_unit_test(kept_is_told_from_lost),
+		cmocka_unit_test(thresholds_are_parsed_strictly),
 	};
 
 	return cmocka_run_group_tests_name("verdict", tests, NULL, NULL);
