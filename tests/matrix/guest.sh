@@ -54,6 +54,12 @@ run doctor /test/beamray doctor -p $node -d 5s --json
 run still /test/beamray doctor -p $node -d 3s --no-uprobes --json
 run record /test/beamray record -p $node -d 3s -i 1s -o $out/recording
 run report /test/beamray report $out/recording --json
+# all that needs probes in functions
+run record2 /test/beamray record -p $node -d 3s -i 1s --native --gc --budget 50 -o $out/recording2
+run native /test/beamray report $out/recording2 --json --kind native
+run gc /test/beamray report $out/recording2 --json --kind gc
+run carrier /test/beamray report $out/recording2 --json --kind carrier
+run cpu /test/beamray report $out/recording2 --json --kind cpu
 : >/tmp/enough
 wait $leaker
 sleep 1

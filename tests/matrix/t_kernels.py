@@ -105,6 +105,33 @@ def check(tap, label, told):
         tap.note("%s: %s of events reach the root" % (label, share and "%.1f%%" % (100 * share)))
 
 
+    check_sets(tap, label, told)
+
+
+def check_sets(tap, label, told):
+    """What each probe set brought, or the sentence why it is not there."""
+    tap.ok(label + ": record --native --gc", told.code("record2") in (0, 6), told.why("record2"))
+    for kind in ("native", "gc", "carrier", "cpu"):
+        doc = told.json(kind)
+        if not doc:
+            tap.ok("%s: report of %s" % (label, kind), False, told.why(kind))
+            continue
+        profile, notes = doc["profile"], " ".join(doc["notes"])
+        if profile is None or not profile["stacks"]:
+            tap.note("%s: no %s: %s" % (label, kind, notes))
+            # a quiet node makes no carrier; what cannot be traced is said
+            tap.ok("%s: %s is there, or it is said why not" % (label, kind),
+                   kind == "carrier" or "was not traced" in notes, notes)
+            continue
+        reached = sum(s["count"] for s in profile["stacks"] if s["complete"])
+        tap.note("%s: %s: %d stacks, %.1f%% of events reach the root" % (
+            label, kind, len(profile["stacks"]), 100 * reached / max(1, profile["events"])))
+        if kind == "native":
+            tap.ok(label + ": native names the NIF", any(
+                "leak_malloc" in f and "leak_nif.so" in f for s in profile["stacks"]
+                for f in s["frames"]), notes)
+
+
 def main():
     with Tap() as tap, tempfile.TemporaryDirectory(dir=TOP / "build") as tmp:
         if not os.environ.get("BEAMRAY_STATIC"):
