@@ -317,8 +317,8 @@ static void put_stack(FILE *to, const struct view_profile *p, const struct repor
 	fputs("</pre></details>\n", to);
 }
 
-/* The tables of threads and processes, as the text has them. */
-static void put_usage(FILE *to, const struct recording_view *v)
+/* The tables that belong to a kind, as the text has them. */
+static void put_kind_tables(FILE *to, const struct recording_view *v, const struct view_profile *p)
 {
 	const struct recording_text_opts opts = { UNIT_AUTO, 110, false };
 	char *text = NULL;
@@ -327,9 +327,9 @@ static void put_usage(FILE *to, const struct recording_view *v)
 
 	if (!f)
 		return;
-	usage_text(f, v, &opts);
+	kind_tables_text(f, v, p, &opts);
 	if (fclose(f) == 0 && size) {
-		fputs("<h3>Threads and processes</h3>\n<pre>", to);
+		fputs("<pre>", to);
 		/* line by line: an end of a line is no text that XML may hold here */
 		for (const char *at = text; *at; at += n + (at[n] != '\0')) {
 			n = strcspn(at, "\n");
@@ -378,8 +378,7 @@ void recording_html(FILE *to, const struct recording_view *v)
 	}
 	for (i = 0; i < v->n_profiles; i++) {
 		put_profile(to, &v->profiles[i], (unsigned)i + 1);
-		if (strcmp(v->profiles[i].profile->kind, "cpu") == 0 && !v->filtered)
-			put_usage(to, v);
+		put_kind_tables(to, v, &v->profiles[i]);
 	}
 	if (v->why_not[0]) {
 		fputs("<p>", to);

@@ -262,6 +262,19 @@ static void profile_head(FILE *to, const struct recording_view *v, const struct 
 			(unsigned long long)p->profile->lost_stacks);
 }
 
+void kind_tables_text(FILE *to, const struct recording_view *v, const struct view_profile *p,
+		      const struct recording_text_opts *opts)
+{
+	if (v->filtered) /* they are of the whole node */
+		return;
+	if (strcmp(p->profile->kind, "cpu") == 0)
+		usage_text(to, v, opts);
+	else if (strcmp(p->profile->kind, "gc") == 0)
+		collections_text(to, v, opts);
+	else if (strcmp(p->profile->kind, "carrier") == 0)
+		made_carriers_text(to, v, opts);
+}
+
 static void profile_tables(FILE *to, const struct recording_view *v, const struct view_profile *p,
 			   const struct recording_text_opts *opts)
 {
@@ -272,12 +285,7 @@ static void profile_tables(FILE *to, const struct recording_view *v, const struc
 		top_stacks(to, p, opts);
 	sum_table(to, p, SUM_PROCESS, "BY PROCESS", opts);
 	sum_table(to, p, SUM_LIBRARY, "BY LIBRARY", opts);
-	if (strcmp(p->profile->kind, "cpu") == 0 && !v->filtered)
-		usage_text(to, v, opts);
-	if (strcmp(p->profile->kind, "gc") == 0 && !v->filtered)
-		collections_text(to, v, opts);
-	if (strcmp(p->profile->kind, "carrier") == 0 && !v->filtered)
-		made_carriers_text(to, v, opts);
+	kind_tables_text(to, v, p, opts);
 }
 
 /* ---- all of it -------------------------------------------------------------------- */

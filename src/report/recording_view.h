@@ -111,6 +111,11 @@ void recording_html(FILE *to, const struct recording_view *v);
 /* Facts about the target, as JSON. */
 json_t *recording_target_json(const struct recording *r);
 
+/* The tables that belong to a kind of profile: threads and processes, collections,
+ * carriers; nothing for the others. */
+void kind_tables_text(FILE *to, const struct recording_view *v, const struct view_profile *p,
+		      const struct recording_text_opts *opts);
+
 /* A line indented by `indent`, cut with dots where it would be wider than `columns`;
  * 0 columns: never. */
 void line_text(FILE *to, unsigned indent, const char *text, size_t len, unsigned columns);
