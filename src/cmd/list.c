@@ -10,23 +10,10 @@
 #include "target/escape.h"
 
 static const struct list_what *const whats[] = {
-	&list_processes,
-	&list_ets,
-	&list_allocators,
-	&list_carriers,
-	&list_pins,
-	&list_binaries,
-	&list_resources,
-	&list_nifs,
-	&list_ports,
-	&list_schedulers,
-	&list_memory,
-	&list_atoms,
-	&list_modules,
-	&list_literals,
-	&list_persistent_terms,
-	&list_native,
-	&list_lost,
+	&list_processes, &list_ets,	  &list_allocators, &list_carriers, &list_pins,
+	&list_binaries,	 &list_resources, &list_nifs,	    &list_ports,    &list_schedulers,
+	&list_memory,	 &list_atoms,	  &list_modules,    &list_literals, &list_persistent_terms,
+	&list_native,	 &list_lost,
 };
 #define N_WHATS (sizeof(whats) / sizeof(whats[0]))
 

@@ -149,6 +149,18 @@ static int mmaps_add(struct scan *s)
 
 /* ---- one look --------------------------------------------------------------------- */
 
+/* Without its own allocators (+Mea min) the VM's structures, and through them all
+ * that NIFs gave it, lie in libc's heap. */
+static bool vm_apart(const struct look *l)
+{
+	size_t i;
+
+	for (i = 0; i < l->allocators->n_types; i++)
+		if (!strcmp(l->allocators->types[i].name, "driver_alloc"))
+			return l->allocators->types[i].alloc_util;
+	return false;
+}
+
 static int scan_run(void *arg)
 {
 	struct scan *s = arg;
@@ -161,6 +173,7 @@ static int scan_run(void *arg)
 	s->o->vm->res = s->l->res;
 	ret = natives_read(s->o->vm, &s->natives, &err);
 	s->o->vm->res = NULL;
+	s->vm_apart = vm_apart(s->l);
 	if (!ret)
 		ret = owners_make(s);
 	if (!ret)

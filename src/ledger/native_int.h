@@ -114,6 +114,7 @@ struct scan { /* one look's worth */
 	struct owner *owners; /* [n_owners], from OWNER_FIRST on by image */
 	size_t n_owners;
 	uint16_t vm_owner; /* beam.smp */
+	bool vm_apart;	   /* what the VM allocates is in carriers, not in libc's heap */
 
 	unsigned char *buf; /* the one window that everything is read through */
 	uint64_t buf_start, buf_end, next_size;

@@ -12,8 +12,10 @@
  * native_evidence. Where two names of equal strength meet, the block belongs to
  * "several", and so does what follows: no name is better than a wrong one.
  *
- * The VM's own data has its say together with that of NIFs; that a block points
- * into the VM is said last, since NIFs hold callbacks like enif_free() too.
+ * The VM's own data has its say first: nothing that it keeps outside of its
+ * carriers leads to a NIF's memory (without carriers, +Mea min, it does: then
+ * together with the data of NIFs). That a block points into the VM is said last,
+ * since NIFs hold callbacks like enif_free() too.
  *
  * The loader's link maps hold pointers into every library and are pointed to by
  * each one's data: they carry no name.
@@ -273,10 +275,13 @@ static int own(struct scan *s, struct work *w, uint32_t node, uint16_t owner, un
 
 	if (n->flags & NODE_LOADER)
 		return 0;
-	if (by_itself && kind == NATIVE_DATA && (n->owner == owner || n->owner == OWNER_NONE))
+	if (by_itself && (kind == NATIVE_DATA || kind == NATIVE_VM) &&
+	    (n->owner == owner || n->owner == OWNER_NONE))
 		n->flags |= NODE_ROOTED;
 	if (n->owner == owner && n->flags & NODE_ROOTED && !was_weak)
 		return by_itself ? work_add(w, &s->g, node) : 0;
+	if (n->owner != OWNER_NONE && n->evidence == NATIVE_VM && !was_weak)
+		return 0;
 	if (n->owner != OWNER_NONE) {
 		bool replaces = was_weak && !weak && (n->evidence == kind || kind <= NATIVE_TAG);
 		bool clashes = weak == was_weak && (n->evidence == kind || kind <= NATIVE_TAG) &&
@@ -321,15 +326,14 @@ static int spread(struct scan *s, struct work *w, unsigned kind)
 	return ret;
 }
 
-static int kind_spread(struct scan *s, struct work *w, enum native_evidence kind)
+/* Blocks whose content says whose they are. */
+static int contents_seed(struct scan *s, struct work *w, enum native_evidence kind)
 {
 	struct graph *g = &s->g;
-	bool content = kind == NATIVE_CONTENT || kind == NATIVE_LIBRARY || kind == NATIVE_VM;
-	unsigned round;
 	uint32_t i;
 	int ret = 0;
 
-	for (i = 0; content && i < g->n && !ret; i++) {
+	for (i = 0; i < g->n && !ret; i++) {
 		uint16_t owner = g->v[i].owner || g->first[i] == g->first[i + 1]
 					 ? OWNER_NONE
 					 : content_owner(s, i, kind);
@@ -337,8 +341,16 @@ static int kind_spread(struct scan *s, struct work *w, enum native_evidence kind
 		if (owner != OWNER_NONE)
 			ret = own(s, w, i, owner, kind, EDGE_CARRIES, true);
 	}
-	for (i = 0; i < g->n_seeds && !ret; i++) {
-		const struct seed *seed = &g->seeds[i];
+	return ret;
+}
+
+static int roots_seed(struct scan *s, struct work *w, enum native_evidence kind)
+{
+	size_t i;
+	int ret = 0;
+
+	for (i = 0; i < s->g.n_seeds && !ret; i++) {
+		const struct seed *seed = &s->g.seeds[i];
 
 		if (seed->evidence == kind)
 			ret = own(s, w, seed->node,
@@ -346,9 +358,21 @@ static int kind_spread(struct scan *s, struct work *w, enum native_evidence kind
 							 : seed->owner,
 				  kind, seed->weak ? EDGE_CARRIES_WEAKLY : EDGE_CARRIES, true);
 	}
-	if (!ret)
-		ret = spread(s, w, kind);
-	for (round = 0; round < LESSONS && !ret && kind <= NATIVE_TAG; round++) {
+	return ret;
+}
+
+/* From the seeds on, in rounds: what is typical of an owner's blocks shows when
+ * there are some. */
+static int kind_spread(struct scan *s, struct work *w, enum native_evidence kind)
+{
+	struct graph *g = &s->g;
+	int ret = spread(s, w, kind);
+	unsigned round;
+	uint32_t i;
+
+	if (kind == NATIVE_LIBRARY || kind == NATIVE_THREAD)
+		return ret;
+	for (round = 0; round < LESSONS && !ret; round++) {
 		int news = typical_learn(&w->t);
 
 		if (news <= 0)
@@ -381,8 +405,18 @@ int owners_spread(struct scan *s)
 	for (i = 0; i < g->n && !ret; i++)
 		if (is_link_map(s, i))
 			g->v[i].flags |= NODE_LOADER;
-	for (kind = NATIVE_CONTENT; kind < NATIVE_EVIDENCES && !ret; kind++)
-		ret = kind_spread(s, &w, (enum native_evidence)kind);
+	if (!ret)
+		ret = roots_seed(s, &w, NATIVE_VM);
+	if (!ret)
+		ret = kind_spread(s, &w, NATIVE_VM);
+	for (kind = NATIVE_CONTENT; kind < NATIVE_EVIDENCES && !ret; kind++) {
+		if (kind == NATIVE_CONTENT || kind == NATIVE_LIBRARY || kind == NATIVE_VM)
+			ret = contents_seed(s, &w, (enum native_evidence)kind);
+		if (!ret && kind != NATIVE_VM)
+			ret = roots_seed(s, &w, (enum native_evidence)kind);
+		if (!ret)
+			ret = kind_spread(s, &w, (enum native_evidence)kind);
+	}
 	for (i = 0; i < g->n; i++)
 		if (g->v[i].owner == s->vm_owner)
 			g->v[i].evidence = NATIVE_VM;

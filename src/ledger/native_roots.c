@@ -107,7 +107,7 @@ static struct root image_root(const struct scan *s, size_t i)
 
 	if (o->class == NATIVE_CLASS_VM)
 		return (struct root){ .owner = s->vm_owner,
-				      .evidence = NATIVE_DATA,
+				      .evidence = s->vm_apart ? NATIVE_VM : NATIVE_DATA,
 				      .flags = NODE_BY_VM };
 	return (struct root){ .owner = (uint16_t)(OWNER_FIRST + i),
 			      .evidence = o->class == NATIVE_CLASS_LIBRARY ? NATIVE_LIBRARY
