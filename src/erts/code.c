@@ -674,6 +674,32 @@ bool code_lookup_at(const struct code *c, uint64_t addr, bool is_return, uint64_
 	return true;
 }
 
+bool code_replaced(const struct code *c, uint64_t addr, bool is_return)
+{
+	const struct code_module *now;
+	const struct code_func *f;
+	const char *name = NULL;
+
+	if (is_return)
+		addr--;
+	now = find_loaded(c, addr);
+	f = now ? find_func(now, addr) : NULL;
+	if (f)
+		name = now->strings + f->name;
+	for (size_t i = 0; i < c->n_purged; i++) {
+		const struct code_module *m = c->purged[i];
+
+		if (addr < m->start || addr >= m->end)
+			continue;
+		f = find_func(m, addr);
+		if (f && name && strcmp(name, m->strings + f->name) != 0)
+			return true;
+		if (f)
+			name = m->strings + f->name;
+	}
+	return false;
+}
+
 bool code_lookup(const struct code *c, uint64_t addr, struct code_mfa *out)
 {
 	return code_lookup_at(c, addr, false, 0, out);

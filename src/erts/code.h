@@ -79,6 +79,10 @@ bool code_lookup_return(const struct code *c, uint64_t addr, struct code_mfa *ou
 bool code_lookup_at(const struct code *c, uint64_t addr, bool is_return, uint64_t ns,
 		    struct code_mfa *out);
 
+/* Has the address belonged to different functions over time, as far as refreshes saw
+ * it? Then it names a function only together with a time. Linear in what was purged. */
+bool code_replaced(const struct code *c, uint64_t addr, bool is_return);
+
 /* The code areas that are loaded now, sorted, disjoint: every continuation
  * pointer of an Erlang stack lies in one of them. Ranges closer together than
  * `gap` bytes are joined (0: only those that touch), for consumers that can

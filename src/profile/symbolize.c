@@ -249,6 +249,11 @@ int symbolizer_symbol(struct symbolizer *z, uint64_t addr, uint8_t kind, bool ex
 			out->name = strdup(escape_string(text, sizeof(text), k.name));
 			ret = out->name ? 0 : -ENOMEM;
 		}
+	} else if (z->code && code_replaced(z->code, addr, !exact)) {
+		/* two functions, and a stack does not say when it was taken */
+		out->kind = FRAME_ERLANG;
+		out->name = strdup("[code replaced meanwhile]");
+		ret = out->name ? 0 : -ENOMEM;
 	} else if (z->code && code_lookup_at(z->code, addr, !exact, 0, &mfa)) {
 		ret = code_symbol(&mfa, out);
 	} else {

@@ -239,7 +239,9 @@ static struct thread_name *thread_slot(struct names *n, uint32_t tid)
 	return &n->threads[n->n_threads++];
 }
 
-static void thread_label(struct thread_name *t, const char comm[16], unsigned role, unsigned number)
+/* `guess`: may be a scheduler although its role is not known. */
+static void thread_label(struct thread_name *t, const char comm[16], unsigned role, unsigned number,
+			 bool guess)
 {
 	static const char *const roles[ROLE_N] = {
 		[ROLE_SCHEDULER] = "scheduler", [ROLE_DIRTY_CPU] = "dirty cpu",
@@ -247,10 +249,15 @@ static void thread_label(struct thread_name *t, const char comm[16], unsigned ro
 		[ROLE_POLL] = "poll",		[ROLE_ASYNC] = "async",
 	};
 	char name[17] = { 0 };
+	unsigned by_name, number_by_name = 0;
 
 	memcpy(name, comm, 16);
-	if (!role || role >= ROLE_N)
-		role = role_by_name(name, &number);
+	by_name = role_by_name(name, &number_by_name);
+	/* a thread that a scheduler starts has its name until it takes one of its own */
+	if (!role && (guess || by_name > ROLE_DIRTY_IO)) {
+		role = by_name;
+		number = number_by_name;
+	}
 	t->role = role;
 	if (roles[role])
 		snprintf(t->label, sizeof(t->label), "%s %u", roles[role], number);
@@ -263,7 +270,8 @@ void names_thread(struct names *n, const struct event_thread *ev)
 	struct thread_name *t = thread_slot(n, ev->e.tid);
 
 	if (t)
-		thread_label(t, ev->comm, ev->role, ev->number);
+		thread_label(t, ev->comm, ev->role < ROLE_N ? ev->role : ROLE_OTHER, ev->number,
+			     false);
 }
 
 void names_thread_found(struct names *n, uint32_t tid, const char comm[16])
@@ -271,7 +279,7 @@ void names_thread_found(struct names *n, uint32_t tid, const char comm[16])
 	struct thread_name *t = thread_slot(n, tid);
 
 	if (t && !t->label[0])
-		thread_label(t, comm, ROLE_OTHER, 0);
+		thread_label(t, comm, ROLE_OTHER, 0, true);
 }
 
 unsigned names_role(const struct names *n, uint32_t tid)

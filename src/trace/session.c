@@ -25,6 +25,7 @@
 #define USER_DEFAULT (256u << 20)
 #define DRAIN_MS     100	  /* between two looks at the ring buffer */
 #define REFRESH_NS   200000000ULL /* from "code has come" to reading what */
+#define CODE_LOOK_NS 1000000000ULL
 
 static uint64_t cpu_ns(void)
 {
@@ -79,20 +80,38 @@ static void drain(struct session *s)
 		ring_buffer__consume(s->ring);
 }
 
+/*
+ * New libraries announce themselves by an executable mapping, if growth is traced, and
+ * by stacks that run into a module that is not known. Erlang code does not: the JIT
+ * writes into a mapping that is there, the emulator into ordinary memory. So its list
+ * is looked at every second, which is cheap as long as nothing has changed. What is
+ * loaded and purged between two looks has no names; and stacks of the emulator lack
+ * the frames of a module until the look after it was loaded.
+ */
 static void refresh_if_due(struct session *s)
 {
+	uint64_t now = session_now_ns(), strange = 0;
 	const struct residency *res;
+	int changed = 0;
 
-	if (!s->code_came || session_now_ns() - s->code_came < REFRESH_NS)
-		return;
-	s->code_came = 0;
-	if (s->code) {
+	if (s->code && now - s->code_looked >= CODE_LOOK_NS) {
+		s->code_looked = now;
 		res = s->vm->res;
 		s->vm->res = NULL;
-		code_refresh(s->code, NULL);
+		changed = code_refresh(s->code, NULL);
 		s->vm->res = res;
+		for (unsigned i = 0; i < SET_N; i++)
+			strange += s->count[i][COUNT_CUT + CUT_NO_MODULE];
+		if (strange != s->strange && !s->code_came)
+			s->code_came = now;
+		s->strange = strange;
 	}
-	session_refresh(s, NULL);
+	if (s->code_came && now - s->code_came >= REFRESH_NS) {
+		s->code_came = 0;
+		session_refresh(s, NULL);
+	} else if (changed > 0) {
+		tables_write(&s->tables, s->vm, s->code, s->maps, s->images);
+	}
 }
 
 /* ---- sets ---------------------------------------------------------------------------- */

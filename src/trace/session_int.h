@@ -105,8 +105,10 @@ struct session {
 	int pidfd;
 	int cpus;
 	bool stopped;
-	bool ended, execed; /* the target */
-	uint64_t code_came; /* when new code was seen, 0: none waits */
+	bool ended, execed;   /* the target */
+	uint64_t code_came;   /* when new native code was seen, 0: none waits */
+	uint64_t code_looked; /* at the list of Erlang code */
+	uint64_t strange;     /* stacks that ended in a module that was not known by then */
 	uint64_t records;
 	counters count;
 	uint64_t end_ns; /* of the session, once it has been stopped */

@@ -22,6 +22,11 @@ LOADS = [
     ("table", 200, 3000, 8, {"trace_load:table/3", "lists:seq/2", "lists:seq_loop/3", "ets:new/2",
                              "ets:insert/2", "ets:delete/1", "trace_load:'-table/3-lc$^0/1-0-'/3",
                              "ets_delete_trap", "erts_internal:ets_super_user/0"}),
+    # another generation of trace_hot every 150 ms or so
+    ("reload", 5000000, 0, 20,
+     {"trace_hot:run/1", "trace_hot:again/1", "trace_hot:turn/2", "trace_load:reload/0",
+      "code_server:call/1", "code:purge/1", "code:load_binary/3", "code:get_object_code/1",
+      "erts_code_purger:purge/1", "code:load_module/4", "code:load_module/5"}),
     ("burn_normal", 1, 100, 12, set()),
     ("burn_dirty", 1, 100, 12, set()),
 ]

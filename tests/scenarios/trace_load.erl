@@ -11,7 +11,8 @@
 -export([leak_normal/2, leak_dirty_cpu/2, leak_dirty_io/2, leak_mmap/2, leak_populate/2,
          leak_realloc/2, leak_new/2, leak_thread/2, no_leak/2, truth/0,
          leak_calloc/2, leak_aligned/2, leak_strdup/2, leak_old/2, leak_mixed/2, churn_malloc/2,
-         burn_normal/2, burn_dirty/2, nap_normal/2, nap_dirty/2]).
+         burn_normal/2, burn_dirty/2, nap_normal/2, nap_dirty/2,
+         become/2, fork_child/2, burn_thread/2]).
 -export([outer/3, middle/3, bottom/3, churn/1, spin/2]).
 
 leak_normal(_, _) -> erlang:nif_error(not_loaded).
@@ -31,6 +32,9 @@ leak_mixed(_, _) -> erlang:nif_error(not_loaded).
 churn_malloc(_, _) -> erlang:nif_error(not_loaded).
 burn_normal(_, _) -> erlang:nif_error(not_loaded).
 burn_dirty(_, _) -> erlang:nif_error(not_loaded).
+become(_, _) -> erlang:nif_error(not_loaded).
+fork_child(_, _) -> erlang:nif_error(not_loaded).
+burn_thread(_, _) -> erlang:nif_error(not_loaded).
 nap_normal(_, _) -> erlang:nif_error(not_loaded).
 nap_dirty(_, _) -> erlang:nif_error(not_loaded).
 truth() -> erlang:nif_error(not_loaded).
@@ -139,6 +143,10 @@ bottom(slow, Count, Bytes) -> {bottom, leak_normal(Count, Bytes)};
 bottom(deep, Count, Bytes) -> {bottom, deep(Bytes, Count)};
 bottom(burn_normal, Count, Ms) -> {bottom, burn_normal(Count, Ms)};
 bottom(burn_dirty, Count, Ms) -> {bottom, burn_dirty(Count, Ms)};
+bottom(reload, Count, _) -> reload(), {bottom, trace_hot:run(Count)};
+bottom(become, Count, Bytes) -> {bottom, become(Count, Bytes)};
+bottom(fork_child, Count, Mb) -> {bottom, fork_child(Count, Mb)};
+bottom(burn_thread, Count, Ms) -> {bottom, burn_thread(Count, Ms)};
 bottom(nap_normal, Count, Ms) -> {bottom, nap_normal(Count, Ms)};
 bottom(nap_dirty, Count, Ms) -> {bottom, nap_dirty(Count, Ms)};
 bottom(idle, _, Ms) -> timer:sleep(Ms), {bottom, ok};
@@ -171,6 +179,12 @@ churn(N) ->
 %% A loop in plain Erlang.
 spin(0, X) -> X;
 spin(N, X) -> spin(N - 1, (X * 31 + N) band 16#ffffff).
+
+%% A new generation of trace_hot; the old one is purged.
+reload() ->
+    {Module, Code, File} = code:get_object_code(trace_hot),
+    code:purge(Module),
+    {module, Module} = code:load_binary(Module, File, Code).
 
 %% Busy for Share percent of every 20 ms.
 duty(_, _, Left) when Left =< 0 -> ok;

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -493,6 +495,60 @@ ERL_NIF_TERM nap_dirty(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 	return enif_make_atom(env, "ok");
 }
 
+/* Another program in this process. */
+ERL_NIF_TERM become(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	(void)argc;
+	(void)argv;
+	execl("/bin/sh", "sh", "-c", "read line", (char *)NULL);
+	return enif_make_badarg(env);
+}
+
+/* A child that makes `ms` MiB of its own and burns some time, while we wait. */
+ERL_NIF_TERM fork_child(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, mb;
+	pid_t pid;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &mb))
+		return enif_make_badarg(env);
+	pid = fork();
+	if (pid == 0) {
+		char *p = mmap(NULL, mb << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			       -1, 0);
+
+		memset(p, 1, mb << 20);
+		burn(300);
+		_exit(0);
+	}
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
+	return enif_make_atom(env, "ok");
+}
+
+static void *burner_main(void *arg)
+{
+	prctl(PR_SET_NAME, "burner");
+	burn((unsigned long)(uintptr_t)arg);
+	return NULL;
+}
+
+/* A thread that is started now, burns its time and ends. */
+ERL_NIF_TERM burn_thread(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	unsigned long n, ms;
+	pthread_t thread;
+
+	(void)argc;
+	if (!numbers(env, argv, &n, &ms))
+		return enif_make_badarg(env);
+	if (pthread_create(&thread, NULL, burner_main, (void *)(uintptr_t)ms))
+		return enif_make_badarg(env);
+	pthread_join(thread, NULL);
+	return enif_make_atom(env, "ok");
+}
+
 ERL_NIF_TERM truth(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
 	(void)argc;
@@ -527,6 +583,9 @@ static ErlNifFunc functions[] = {
 	{ "no_leak", 2, no_leak, 0 },
 	{ "burn_normal", 2, burn_normal, 0 },
 	{ "burn_dirty", 2, burn_dirty, ERL_NIF_DIRTY_JOB_CPU_BOUND },
+	{ "become", 2, become, 0 },
+	{ "fork_child", 2, fork_child, ERL_NIF_DIRTY_JOB_IO_BOUND },
+	{ "burn_thread", 2, burn_thread, ERL_NIF_DIRTY_JOB_IO_BOUND },
 	{ "nap_normal", 2, nap_normal, 0 },
 	{ "nap_dirty", 2, nap_dirty, ERL_NIF_DIRTY_JOB_IO_BOUND },
 	{ "truth", 0, truth, 0 },
