@@ -156,16 +156,22 @@ static void tag_mechanism(const struct vm *vm, const struct tag_sum *t, bool nif
 		f->code = FINDING_DRIVER_LEAK;
 }
 
-/* nif_internal blocks that turned out to be environments are in rule_envs(). */
+/* nif_internal blocks that turned out to be environments, and the binaries that hang on
+ * them (on OTP 23 enif_make_new_binary() takes a drv_binary), are in rule_envs(). */
 static int64_t envs_part(const struct judge *j, const struct tag_sum *t)
 {
-	const struct nif_env_sum *e, *old;
+	static const struct nif_env_sum none;
+	const char *type = type_name(j->in->o->vm, t->block_type);
+	const struct nif_env_sum *e = nif_envs_find(j->in->after.envs, t->owner_atom);
+	const struct nif_env_sum *old = nif_envs_find(j->in->before.envs, t->owner_atom);
 
-	if (strcmp(type_name(j->in->o->vm, t->block_type), "nif_internal") != 0)
-		return 0;
-	e = nif_envs_find(j->in->after.envs, t->owner_atom);
-	old = nif_envs_find(j->in->before.envs, t->owner_atom);
-	return (int64_t)(e ? e->block_bytes : 0) - (int64_t)(old ? old->block_bytes : 0);
+	e = e ? e : &none;
+	old = old ? old : &none;
+	if (strcmp(type, "nif_internal") == 0)
+		return (int64_t)(e->block_bytes - old->block_bytes);
+	if (strcmp(type, "drv_binary") == 0 && !t->magic)
+		return (int64_t)(e->binary_bytes - old->binary_bytes);
+	return 0;
 }
 
 /* What of the growth of binaries nobody in the VM refers to; 0 when that is not known. */
