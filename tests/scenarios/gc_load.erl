@@ -9,7 +9,7 @@
 %%
 %% system_monitor's thresholds are those that the tests give to beamray.
 -module(gc_load).
--export([prepare/1, run/0, churn/1, churn_start/1, churn_stop/0]).
+-export([prepare/1, run/0, many/2, churn/1, churn_start/1, churn_stop/0]).
 -export([worker/2, woken/2]).
 
 -define(LONG_MS, 5).
@@ -148,6 +148,30 @@ messages(N) ->
      end || K <- lists:seq(1, N div 4)].
 
 drain(N) -> receive {data, _, _} -> drain(N + 1) after 0 -> N end.
+
+%% More processes than anybody keeps room for, each collected once: how many collections
+%% the VM counted meanwhile, and how many words they gave back.
+many(File, Number) ->
+    N = list_to_integer(Number),
+    wait(File),
+    {C0, W0, _} = erlang:statistics(garbage_collection),
+    many(N),
+    {C1, W1, _} = erlang:statistics(garbage_collection),
+    [C1 - C0, W1 - W0].
+
+many(0) -> ok;
+many(N) ->
+    Batch = min(N, 1000),
+    [receive {'DOWN', R, _, _, _} -> ok end
+     || {_, R} <- [spawn_monitor(fun() -> erlang:garbage_collect() end)
+                   || _ <- lists:seq(1, Batch)]],
+    many(N - Batch).
+
+wait(File) ->
+    case file:read_file_info(File) of
+        {ok, _} -> ok;
+        _ -> timer:sleep(20), wait(File)
+    end.
 
 %% Collections without end.
 churn(N) ->

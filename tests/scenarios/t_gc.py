@@ -123,6 +123,28 @@ def recorded(tap, label, release):
         file.unlink()
 
 
+def many(tap, label, release):
+    """More processes than there is room for: counted all the same, and said so."""
+    with Node(release) as node:
+        node.settle()
+        w = Watched(node, "gc", budget=100)
+        node.send("call", "gc_load", "many", w.go, 40000)
+        with w:
+            collections, words = node.receive()
+        rows = list(w.out["figures"]["gc"].items())
+        ours = sum(f["minor"] + f["major"] for _, f in rows)
+        back = sum(f["reclaimed_words"] for _, f in rows)
+        # what tells the two clocks apart is a file that is waited for and an answer
+        tap.ok("%s: %d collections of %d processes, statistics() says %d" % (
+            label, ours, len(rows), collections), 0 <= ours - collections <= 30)
+        tap.ok("%s: %d words given back, statistics() says %d" % (label, back, words),
+               0 <= back - words <= 0.02 * words + 100000)
+        others = [f for s, f in rows if s.startswith("(")]
+        tap.ok(label + ": what there was no room for is counted",
+               len(others) == 1 and others[0]["major"] > 10000 and w.out["stats"]["full"] > 10000,
+               (others, w.out["stats"]["full"]))
+
+
 def rough(tap, label, release):
     """Killed, detached and attached again amid collections; and the node's own end."""
     with Node(release) as node:
@@ -150,6 +172,7 @@ def main():
             try:
                 one_release(tap, "OTP " + release, release)
                 recorded(tap, "OTP " + release, release)
+                many(tap, "OTP " + release, release)
                 rough(tap, "OTP " + release, release)
             except Denied as e:
                 tap.skip("OTP %s collections" % release, str(e))
