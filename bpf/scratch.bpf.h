@@ -18,8 +18,8 @@
 #define ROOT_CHUNKS   3	 /* root part: the last so many */
 #define NATIVE_STEPS  96
 #define KERNEL_FRAMES 16
-#define CODE_NEAR     20 /* bytes behind a call in which the switch of stacks nearly always is */
-#define CODE_FAR      64 /* and where it is when several calls are made in a row */
+#define CODE_NEAR     20  /* bytes behind a call in which the switch of stacks nearly always is */
+#define CODE_FAR      320 /* and where it is when several calls are made in a row */
 
 struct scratch {
 	/* registers of the frame being looked at */

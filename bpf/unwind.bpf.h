@@ -536,7 +536,7 @@ __noinline int jit_step(__u32 slot)
 	struct scratch *s = scratch_get(slot);
 	unsigned char *code;
 	__u64 e = 0;
-	__u32 n;
+	__u32 n, skip = 0;
 	bool from_stop = false;
 
 	if (!s)
@@ -573,6 +573,10 @@ __noinline int jit_step(__u32 slot)
 		for (__u32 i = 0; i < CODE_FAR; i++) {
 			if (i >= n)
 				break;
+			if (skip) {
+				skip--;
+				continue;
+			}
 			if (code[i] == 0x48 && code[i + 1] == 0x89 && code[i + 2] == 0xec) {
 				e = s->bp; /* mov rsp, rbp */
 				break;
@@ -583,11 +587,22 @@ __noinline int jit_step(__u32 slot)
 				from_stop = true;
 				break;
 			}
-			/* further on, whatever may be a jump or a return ends it:
-			 * what is behind belongs to something else */
+			/* mov rbp, rsp or mov [r13 + stop], rsp: the next switch to the
+			 * thread's stack. Ours back would have come before. */
+			if ((code[i] == 0x48 && code[i + 1] == 0x89 && code[i + 2] == 0xe5) ||
+			    (code[i] == 0x49 && code[i + 1] == 0x89 && code[i + 2] == 0x65 &&
+			     code[i + 3] == (unsigned char)cfg.proc_stop))
+				break;
+			/* further on, whatever may be a jump or a return ends it: what is
+			 * behind belongs to something else. The distances of more calls
+			 * (a binary is made field by field) and of branches are no
+			 * instructions. */
 			if (i >= CODE_NEAR &&
 			    (code[i] == 0xe9 || code[i] == 0xeb || code[i] == 0xc3))
 				break;
+			if ((code[i] == 0xff && code[i + 1] == 0x15) ||
+			    (code[i] == 0x0f && (code[i + 1] & 0xf0) == 0x80))
+				skip = 5;
 		}
 	}
 	if (!e || (e & 7)) {

@@ -22,7 +22,7 @@ prepare(Rounds) ->
                             tracer(#{}) end),
     Monitor = spawn(fun() -> monitor(#{}) end),
     erlang:system_monitor(Monitor, [{long_gc, ?LONG_MS}, {large_heap, ?LARGE_WORDS}]),
-    Kinds = [minor, major, grow, dirty, dirty2, off_heap, on_heap, dies, hibernate, killed],
+    Kinds = [minor, major, grow, dirty, dirty2, off_heap, on_heap, dies, hibernate, killed, fields],
     Workers = [begin
                    Pid = spawn(?MODULE, worker, [Kind, N]),
                    catch register(list_to_atom("gc_" ++ atom_to_list(Kind)), Pid),
@@ -109,6 +109,7 @@ work(on_heap, N) ->
     Keep = lists:seq(1, 400000),
     messages(N div 2),
     length(Keep);
+work(fields, N) -> fields(N * 20, [<<"a">>, <<"bcd">>, <<"efgh">>]);
 work(dies, N) -> garbage(N);
 work(killed, _) -> grow(1000000, []).
 
@@ -134,6 +135,15 @@ large(N) ->
     [begin _ = length(lists:seq(1, 200000)), erlang:garbage_collect() end
      || _ <- lists:seq(1, N)],
     length(Keep).
+
+%% Binaries made field by field: on some releases their room is asked for, and heap
+%% collected, in the middle of many calls of the runtime.
+fields(0, _) -> ok;
+fields(N, [A, B, C] = All) ->
+    X = <<(byte_size(A)):8, A/binary, (byte_size(B)):16, B/binary, N:32, (byte_size(C)):8,
+          C/binary, (N band 1):1, 0:7>>,
+    true = byte_size(X) > 10,
+    fields(N - 1, All).
 
 %% Messages of other processes' making, read late.
 messages(N) ->

@@ -83,6 +83,11 @@ def one_release(tap, label, release):
                    s["frames"][-1] == "e:gc_load:worker/2")
         tap.ok("%s: %d of %d stacks lead from the load to the collector" % (label, good, seen),
                seen > 0 and good >= 0.99 * seen, [s["frames"] for s in mine[:2]])
+        mine = [s for s in out["stacks"] if s["label"] == "gc_fields"]
+        cut = [s for s in mine if not s["complete"]]
+        tap.ok("%s: stacks out of the making of binaries: %d" % (
+            label, sum(s["weight"] for s in mine)),
+               mine and (not cut or release == "23"), [s["frames"] for s in cut[:2]])
         st = out["stats"]
         tap.equal(label + ": nothing lost", (st["full"], st["read_failed"], st["lost_records"],
                                              st["lost_stacks"], st["missed"]), (0, 0, 0, 0, 0))
