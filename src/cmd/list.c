@@ -9,12 +9,14 @@
 #include "cmd/list.h"
 #include "target/escape.h"
 
+/* clang-format off */
 static const struct list_what *const whats[] = {
 	&list_processes, &list_ets,	  &list_allocators, &list_carriers, &list_pins,
 	&list_binaries,	 &list_resources, &list_nifs,	    &list_ports,    &list_schedulers,
 	&list_memory,	 &list_atoms,	  &list_modules,    &list_literals, &list_persistent_terms,
 	&list_native,	 &list_lost,
 };
+/* clang-format on */
 #define N_WHATS (sizeof(whats) / sizeof(whats[0]))
 
 /* A run as a whole; reading 1,000,000 processes takes seconds. */
@@ -222,8 +224,8 @@ static int run(int argc, char **argv)
 		ret = print(j, look, &o, sort, rows, to, &err);
 	if (!output_close(&o, to) && ret == EXIT_OK)
 		ret = EXIT_INCOMPLETE;
-	if (ret == -ETIMEDOUT) /* a stuck thread may still be using all of it */
-		return command_fail(&err, ret);
+	if (ret == -ETIMEDOUT)			/* a stuck thread may still be using all of it */
+		return command_fail(&err, ret); /* NOLINT(clang-analyzer-unix.Malloc) */
 	if (ret < 0)
 		ret = command_fail(&err, ret);
 	listing_free(j->run.listing);

@@ -205,7 +205,7 @@ static json_t *head_json(const struct observer *o, const struct look *look, cons
 		json_object_set_new(summary, key,
 				    f->value == UINT64_MAX
 					    ? json_null()
-					    : json_integer((json_int_t)(8 * f->value)));
+					    : json_integer(8 * (json_int_t)f->value));
 	}
 	for (i = 0; i < l->n_notes; i++)
 		json_array_append_new(notes, json_string(l->notes[i]));

@@ -130,7 +130,7 @@ void table_text(struct table *t, unsigned column, const char *text)
 		table_set(t, column, (uint64_t)(above - t->text));
 		return;
 	}
-	if (t->text_allocated - t->text_len < len) {
+	if (!t->text || t->text_allocated - t->text_len < len) {
 		size_t more = t->text_allocated + t->text_allocated / 2 + len + 4096;
 		char *v = realloc(t->text, more);
 

@@ -149,6 +149,18 @@ static void test_tables_mandatory(void **state)
 		const char *name;
 		size_t member;
 	} fields[] = {
+		FIELD(ErtsRunQueue__len),
+		FIELD(ErtsRunQueueInfo__len),
+		FIELD(ErtsSchedulerSleepInfo__flags),
+		FIELD(ErtsDistExternal__heap_size),
+		FIELD(saved_calls__len),
+		FIELD(persistent_table__mask),
+		FIELD(persistent_table__term),
+		FIELD(ErtsLiteralArea__end),
+		FIELD(ErtsLiteralArea__start),
+		FIELD(Module__curr_code_length),
+		FIELD(BeamCodeHeader__literal_area),
+		FIELD(ErtsPTab__vola_tile_count),
 		FIELD(ErtsAllocatorInfo_t__alloc_util),
 		FIELD(ErtsAllocatorInfo_t__extra),
 		FIELD(ErtsAllocatorThrSpec_t__size),

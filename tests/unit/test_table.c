@@ -30,6 +30,10 @@ static const struct column columns[] = {
 	[HIDDEN] = { .key = "hidden", .kind = COLUMN_COUNT },
 };
 
+#define LONG                                                                                \
+	"a_name_that_is_longer_than_any_page_that_a_terminal_has_and_then_some_more_of_it_" \
+	"and_more_still_because_an_atom_may_have_two_hundred_and_fifty_five_characters"
+
 static const char *const raw_names[] = {
 	"plain",
 	"",
@@ -38,8 +42,7 @@ static const char *const raw_names[] = {
 	"\"quoted\\\"",
 	"\xc3\xa4\xe2\x82\xac\xe4\xbd\xa0\xe5\xa5\xbd\xe4\xbd\xa0\xe5\xa5\xbd\xe4\xbd\xa0\xe5\xa5\xbd",
 	"\xff\xfe",
-	"a name that is longer than any page that a terminal has, and then some more of it, and more "
-	"still, because an atom may have two hundred and fifty-five characters",
+	LONG,
 };
 #define N_NAMES (sizeof(raw_names) / sizeof(raw_names[0]))
 
