@@ -320,6 +320,7 @@ static int tables_fill(struct list_run *run, const struct allocators *a, struct 
 	struct table *t = listing_table(run->listing, "rows", columns, N_COLUMNS);
 	struct table *each = listing_table(run->listing, "fragmentation", instance_columns, I_N);
 	struct figures all = { 0 };
+	unsigned off = 0;
 	size_t i, k;
 
 	if (!t || !each)
@@ -346,6 +347,15 @@ static int tables_fill(struct list_run *run, const struct allocators *a, struct 
 		if (!table_row(t))
 			type_fill(t, type, &sum);
 	}
+	for (i = 1; i < a->n_types; i++)
+		if (!a->types[i].alloc_util && strcmp(a->types[i].name, "sys_alloc") != 0 &&
+		    strcmp(a->types[i].name, "test_alloc") != 0)
+			off++;
+	if (off)
+		listing_note(run->listing,
+			     "%u allocators are off (+M<S>e, +Mea): what they would do malloc() does, "
+			     "and `beamray memory` shows it as native.",
+			     off);
 	table_sort(each, "unused");
 	listing_fact(run->listing, "allocated", "allocated", COLUMN_BYTES,
 		     all.m_carriers_size + all.s_carriers_size);

@@ -3,6 +3,7 @@
 #include "cmd/list.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "erts/nif_library.h"
@@ -43,6 +44,37 @@ static void row_fill(struct table *t, const struct native_library *one)
 	table_text(t, NAMES, one->function_names);
 }
 
+enum { F_LIBRARY, F_FUNCTIONS, F_N };
+
+static const struct column function_columns[] = {
+	[F_LIBRARY] = { .key = "name", .header = "MODULE", .kind = COLUMN_TEXT, .width = 14 },
+	[F_FUNCTIONS] = { .key = "function", .header = "NIF", .kind = COLUMN_TEXT, .width = 40 },
+};
+
+/* With -v: a line for each function. */
+static int functions_fill(struct listing *l, const struct native_libraries *n)
+{
+	struct table *t = listing_table(l, "functions", function_columns, F_N);
+	size_t i;
+
+	if (!t)
+		return -ENOMEM;
+	for (i = 0; i < n->n; i++) {
+		char *names = strdup(n->v[i].function_names), *save = NULL, *one;
+
+		if (!names)
+			return -ENOMEM;
+		for (one = strtok_r(names, " ", &save); one; one = strtok_r(NULL, " ", &save)) {
+			if (table_row(t))
+				break;
+			table_text(t, F_LIBRARY, n->v[i].name);
+			table_text(t, F_FUNCTIONS, one);
+		}
+		free(names);
+	}
+	return 0;
+}
+
 static int collect(struct list_run *run, struct error *err)
 {
 	struct vm *vm = run->observer->vm;
@@ -75,6 +107,8 @@ static int collect(struct list_run *run, struct error *err)
 			     "Bytes are what the VM gave them, by its tags on binary_alloc and "
 			     "driver_alloc; what they get from malloc() or mmap() `beamray memory` "
 			     "shows as native.");
+		if (run->verbose)
+			ret = functions_fill(l, n);
 		if (n->drivers_torn)
 			listing_note(l,
 				     "The list of drivers changed while it was read: some may be "

@@ -40,6 +40,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "erts/list_guard.h"
 #include "erts/off_heap.h"
 #include "erts/ets_rows.h"
 #include "erts/port.h"
@@ -65,15 +66,10 @@ struct reading {
 	uint64_t messages; /* of the process under way */
 };
 
+/* Without these fields nothing can be said either. */
 static bool is_fatal(int ret)
 {
-	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT || ret == -EPERM ||
-	       ret == -ENOENT;
-}
-
-static bool plausible(uint64_t addr)
-{
-	return !(addr & 7) && addr >= TARGET_PAGE && addr < 1ull << 47;
+	return vm_fatal(ret) || ret == -ENOENT;
 }
 
 /* ---- collecting ------------------------------------------------------------ */
@@ -167,7 +163,7 @@ static int message_list(struct reading *r, uint64_t at)
 	    size > sizeof(copy))
 		return -ENOENT;
 	for (; at; at = next) {
-		if (!plausible(at) || ++r->messages > MESSAGES_MAX)
+		if (!pointer_plausible(at) || ++r->messages > MESSAGES_MAX)
 			return -EAGAIN;
 		ret = vm_read(r->vm, at, copy, size);
 		if (ret)
@@ -202,7 +198,7 @@ static int message_lists(struct reading *r, const void *copy, size_t size)
 	r->messages = 0;
 	for (i = 0; i < 3 && !ret; i++)
 		ret = message_list(r, address(copy, size, heads[i]));
-	if (!plausible(buffers) || !layout_has_const(l->sig_inq_buffers_len) ||
+	if (!pointer_plausible(buffers) || !layout_has_const(l->sig_inq_buffers_len) ||
 	    !layout_has(l->ErtsSignalInQueueBuffer__b_queue))
 		return ret;
 	for (i = 0; i < (uint64_t)l->sig_inq_buffers_len && i < BUFFERS_MAX && !ret; i++) {
@@ -331,7 +327,7 @@ static int port_queue(struct reading *r, const struct port *p)
 		ret = vm_read_field(r->vm, p->addr, l->Port__ioq_b_tail, &tail);
 	if (ret || !layout_has(l->Binary__orig_size))
 		return is_fatal(ret) && ret != -ENOENT ? ret : 0;
-	if (!plausible(head) || tail < head || (tail - head) / 8 > VECTORS_MAX)
+	if (!pointer_plausible(head) || tail < head || (tail - head) / 8 > VECTORS_MAX)
 		return 0;
 	ret = holder_room(r);
 	while (head < tail && !ret) {
@@ -339,7 +335,7 @@ static int port_queue(struct reading *r, const struct port *p)
 
 		ret = vm_read(r->vm, head, v, n * 8);
 		for (i = 0; i < n && !ret; i++)
-			if (plausible(v[i]))
+			if (pointer_plausible(v[i]))
 				ret = ref_add(r, v[i] - (uint64_t)l->Binary__orig_size.offset);
 		head += n * 8;
 	}

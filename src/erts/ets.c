@@ -49,7 +49,9 @@
 #include <time.h>
 
 #include "erts/block.h"
+#include "erts/list_guard.h"
 #include "erts/process.h"
+#include "erts/term.h"
 
 #define TRIES	    5
 #define TABLES_MAX  (1u << 22)
@@ -84,21 +86,6 @@ struct reading {
 	uint64_t *ring; /* addresses of one ring */
 	size_t n_ring, a_ring;
 };
-
-static bool is_fatal(int ret)
-{
-	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT || ret == -EPERM;
-}
-
-static bool is_atom(uint64_t term)
-{
-	return (term & 0x3f) == 0x0b; /* _TAG_IMMED2_ATOM (erl_term.h) */
-}
-
-static bool is_pid(uint64_t term)
-{
-	return (term & 0xf) == 0x3; /* _TAG_IMMED1_PID */
-}
 
 static bool one_bit(uint64_t v)
 {
@@ -144,7 +131,7 @@ static int lines_sum(struct reading *r, uint64_t array, uint64_t *items, uint64_
 		ret = vm_read_field(r->vm, array,
 				    l->ErtsFlxCtrDecentralizedCtrArray__snapshot_status, &status);
 	if (ret)
-		return is_fatal(ret) ? ret : -EAGAIN;
+		return vm_fatal(ret) ? ret : -EAGAIN;
 	n = lines_of(r, array, start);
 	if (n > r->lines) /* an allocator that gave away more than a line */
 		n = r->lines;
@@ -153,7 +140,7 @@ static int lines_sum(struct reading *r, uint64_t array, uint64_t *items, uint64_
 	ret = vm_read(r->vm, array + (uint64_t)l->ErtsFlxCtrDecentralizedCtrArray__array.offset,
 		      lines, (size_t)n * CACHE_LINE);
 	if (ret)
-		return is_fatal(ret) ? ret : -EAGAIN;
+		return vm_fatal(ret) ? ret : -EAGAIN;
 	*items = *bytes = 0;
 	for (i = 0; i < n; i++) {
 		*items += lines[i * (CACHE_LINE / 8)];
@@ -183,7 +170,7 @@ static int magic_read(struct reading *r, uint64_t btid, struct ets_table *t)
 		return 0;
 	ret = vm_read(r->vm, btid, copy, size);
 	if (ret)
-		return is_fatal(ret) ? ret : -EAGAIN;
+		return vm_fatal(ret) ? ret : -EAGAIN;
 	/* erts_binary_to_magic_indirection() */
 	memcpy(&back, copy + l->ErtsMagicBinary__unaligned_data.offset, 8);
 	if (back && back != t->addr)
@@ -233,7 +220,7 @@ static int table_read(struct reading *r, uint64_t addr, struct ets_table *t)
 	t->addr = addr;
 	ret = vm_read(r->vm, addr, copy, size);
 	if (ret)
-		return is_fatal(ret) ? ret : -EAGAIN;
+		return vm_fatal(ret) ? ret : -EAGAIN;
 	if (!vm_field(copy, size, l->DbTableCommon__type, &type) ||
 	    !vm_field(copy, size, l->DbTableCommon__status, &status) ||
 	    !vm_field(copy, size, l->DbTableCommon__owner, &t->owner) ||
@@ -244,11 +231,11 @@ static int table_read(struct reading *r, uint64_t addr, struct ets_table *t)
 	    !vm_field(copy, size, l->DbTableCommon__counters_is_decentralized, &far) ||
 	    !vm_field(copy, size, l->DbTableCommon__counters_array, &counters))
 		return -ENOENT;
-	if (!flags_take(t, type, status) || !is_atom(t->name) || !is_pid(t->owner) || !btid ||
-	    !keypos || keypos > 1u << 24)
+	if (!flags_take(t, type, status) || !term_is_atom(t->name) || !term_is_pid(t->owner) ||
+	    !btid || !keypos || keypos > 1u << 24)
 		return -EAGAIN;
 	t->keypos = (uint32_t)keypos;
-	t->heir = is_pid(t->heir) ? t->heir : 0;
+	t->heir = term_is_pid(t->heir) ? t->heir : 0;
 	t->compressed = vm_field(copy, size, l->DbTableCommon__compress, &value) && value;
 	t->fixed = vm_field(copy, size, l->DbTableCommon__fix_count, &value) && value;
 	t->decentralized_counters = far != 0;
@@ -266,7 +253,8 @@ static int table_read(struct reading *r, uint64_t addr, struct ets_table *t)
 	return 0;
 }
 
-static int table_add(struct reading *r, uint64_t addr)
+/* `known`: it was in a ring that held together, so if it is none it is torn. */
+static int table_add(struct reading *r, uint64_t addr, bool known)
 {
 	struct ets_tables *t = r->t;
 	struct ets_table *one;
@@ -284,9 +272,11 @@ static int table_add(struct reading *r, uint64_t addr)
 	one = &t->v[t->n];
 	for (i = 0; i < TRIES; i++) {
 		ret = table_read(r, addr, one);
-		if (is_fatal(ret) || ret == -ENOENT)
+		if (vm_fatal(ret) || ret == -ENOENT)
 			return ret;
 		if (!ret && !one->approximate)
+			break;
+		if (!known && ret)
 			break;
 		if (i && !target_is_buffers(r->vm->target))
 			nanosleep(&(struct timespec){ .tv_nsec = SNAPSHOT_US * 1000L }, NULL);
@@ -300,7 +290,7 @@ static int table_add(struct reading *r, uint64_t addr)
 	if (!ret)
 		t->n++;
 	else
-		t->torn++;
+		t->torn += known;
 	return 0;
 }
 
@@ -323,11 +313,13 @@ static int ring_add(struct reading *r, uint64_t addr)
 	return 0;
 }
 
-/* Once around the ring from `first`. 0 when it closed in order, 1 when not. */
-static int ring_follow(struct reading *r, uint64_t first, uint64_t limit)
+/* Once around the ring from `first`, in one direction or the other. 0 when it
+ * closed in order, 1 when not. */
+static int ring_follow(struct reading *r, uint64_t first, bool backwards, uint64_t limit)
 {
 	const struct layout *l = r->vm->layout;
-	uint64_t at = first, before = 0, next, prev;
+	uint64_t at = first, before = 0, next, prev, steps = 0;
+	struct cycle_guard guard = { 0 };
 	bool ordered = true;
 	int ret;
 
@@ -335,23 +327,25 @@ static int ring_follow(struct reading *r, uint64_t first, uint64_t limit)
 		unsigned char copy[COMMON_MAX];
 		const size_t size = l->size_DbTableCommon;
 
-		if (at & 7 || r->n_ring >= limit)
+		/* A table that left the ring still points into it: from there the way
+		 * may go around without ever meeting the first one again. */
+		if (!pointer_plausible(at) || cycle_found(&guard, at) || ++steps > limit)
 			return 1;
 		ret = vm_read(r->vm, at, copy, size);
 		if (ret)
-			return is_fatal(ret) ? ret : 1;
+			return vm_fatal(ret) ? ret : 1;
 		if (!vm_field(copy, size, l->DbTableCommon__all_next, &next) ||
 		    !vm_field(copy, size, l->DbTableCommon__all_prev, &prev))
 			return -ENOENT;
-		if (before && prev != before)
+		if (before && (backwards ? next : prev) != before)
 			ordered = false;
 		ret = ring_add(r, at);
 		if (ret)
 			return ret == -E2BIG ? 1 : ret;
 		before = at;
-		at = next;
-	} while (at != first && at);
-	return ordered && at ? 0 : 1;
+		at = backwards ? prev : next;
+	} while (at != first);
+	return ordered ? 0 : 1;
 }
 
 static int compare(const void *a, const void *b)
@@ -361,39 +355,45 @@ static int compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* The tables of one scheduler, each once. */
+/* The tables of one scheduler, each once. Of a ring that moves all the time what
+ * any way around met is looked at: what does not verify has gone. */
 static int scheduler_add(struct reading *r, const struct scheduler *s)
 {
 	const struct layout *l = r->vm->layout;
 	uint64_t first = 0, count = 0, last = 0;
-	size_t i;
+	size_t i, start = 0;
+	bool closed = false;
 	int ret, k;
 
-	for (k = 0; k < TRIES; k++) {
-		r->n_ring = 0;
+	r->n_ring = 0;
+	for (k = 0; k < TRIES && !closed; k++) {
+		start = r->n_ring;
 		ret = vm_read_field(r->vm, s->addr, l->ErtsSchedulerData__ets_tables_clist, &first);
 		if (!ret && layout_has(l->ErtsSchedulerData__ets_tables_count))
 			ret = vm_read_field(r->vm, s->addr, l->ErtsSchedulerData__ets_tables_count,
 					    &count);
 		if (ret)
-			return is_fatal(ret) ? ret : 0;
+			return vm_fatal(ret) ? ret : 0;
 		if (!first)
 			break;
-		/* A lie about the count costs no more than the bound on all. */
-		ret = ring_follow(r, first, TABLES_MAX);
+		ret = ring_follow(r, first, k % 2,
+				  count < TABLES_MAX ? 2 * count + 1024 : TABLES_MAX);
 		if (ret < 0)
 			return ret;
-		if (!ret)
-			break;
+		closed = ret == 0;
 	}
 	r->t->expected += count;
-	if (k == TRIES) /* what the last way around met, each once */
+	if (!first)
+		return 0;
+	if (!closed) {
+		start = 0;
 		qsort(r->ring, r->n_ring, sizeof(*r->ring), compare);
-	for (i = 0; i < r->n_ring; i++) {
-		if (k == TRIES && i && r->ring[i] == last)
+	}
+	for (i = start; i < r->n_ring; i++) {
+		if (!closed && i && r->ring[i] == last)
 			continue;
 		last = r->ring[i];
-		ret = table_add(r, last);
+		ret = table_add(r, last, closed);
 		if (ret)
 			return ret;
 	}

@@ -21,6 +21,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "erts/list_guard.h"
+
 #define FIRST_SEGMENT 256u  /* FIRST_SEGSZ of erl_db_hash.c, 23 to 29 */
 #define NEXT_SEGMENT  2048u /* EXT_SEGSZ */
 #define DEPTH_MAX     128   /* an AVL tree of 2^64 rows is 93 deep; routes lie above */
@@ -33,16 +35,6 @@ struct rows {
 	void *ctx;
 };
 
-static bool is_fatal(int ret)
-{
-	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT || ret == -EPERM;
-}
-
-static bool plausible(uint64_t addr)
-{
-	return !(addr & 7) && addr >= TARGET_PAGE && addr < 1ull << 47;
-}
-
 static int row_found(struct rows *r, uint64_t row, uint64_t off_heap)
 {
 	if (*r->n >= r->max)
@@ -54,9 +46,9 @@ static int row_found(struct rows *r, uint64_t row, uint64_t off_heap)
 /* What is read of a row or node in one go. */
 static int copy_read(struct rows *r, uint64_t addr, void *copy, size_t size)
 {
-	int ret = plausible(addr) ? vm_read(r->vm, addr, copy, size) : -EAGAIN;
+	int ret = pointer_plausible(addr) ? vm_read(r->vm, addr, copy, size) : -EAGAIN;
 
-	return is_fatal(ret) ? ret : ret ? -EAGAIN : 0;
+	return vm_fatal(ret) ? ret : ret ? -EAGAIN : 0;
 }
 
 static size_t end_of(struct layout_field f)
@@ -128,11 +120,11 @@ static int hash_walk(struct rows *r, const struct ets_table *t)
 	if (!ret)
 		ret = vm_read_field(r->vm, t->addr, l->DbTableHash__segtab, &segtab);
 	if (ret)
-		return ret == -ENOENT || is_fatal(ret) ? ret : -EAGAIN;
+		return ret == -ENOENT || vm_fatal(ret) ? ret : -EAGAIN;
 	if (!layout_has(l->HashDbTerm__dbterm) || !layout_has(l->DbTerm__first_oh) ||
 	    l->HashDbTerm__dbterm.offset + l->DbTerm__first_oh.offset + 8 > 64)
 		return -ENOENT;
-	if (active > slots || active > 1ull << 40 || !plausible(segtab))
+	if (active > slots || active > 1ull << 40 || !pointer_plausible(segtab))
 		return -EAGAIN;
 	for (n = 0; first < active && !ret; n++) {
 		const uint64_t size = n ? NEXT_SEGMENT : FIRST_SEGMENT;
@@ -140,12 +132,12 @@ static int hash_walk(struct rows *r, const struct ets_table *t)
 
 		ret = vm_read_u64(r->vm, segtab + 8 * n, &segment);
 		if (!ret)
-			ret = plausible(segment)
+			ret = pointer_plausible(segment)
 				      ? segment_walk(r, segment, size, first, in, longest)
 				      : -EAGAIN;
 		first += in;
 	}
-	return ret == -E2BIG || ret == -ENOENT || is_fatal(ret) ? ret : ret ? -EAGAIN : 0;
+	return ret == -E2BIG || ret == -ENOENT || vm_fatal(ret) ? ret : ret ? -EAGAIN : 0;
 }
 
 /* ---- trees ----------------------------------------------------------------- */
@@ -246,6 +238,6 @@ int ets_rows_walk(struct vm *vm, const struct ets_table *t, uint64_t max, uint64
 	ret = vm_read_field(vm, t->addr, t->catree ? l->DbTableCATree__root : l->DbTableTree__root,
 			    &root);
 	if (ret)
-		return ret == -ENOENT || is_fatal(ret) ? ret : -EAGAIN;
+		return ret == -ENOENT || vm_fatal(ret) ? ret : -EAGAIN;
 	return t->catree ? catree_walk(&r, root, 4 * t->items + 4096) : tree_walk(&r, root);
 }

@@ -41,11 +41,6 @@ struct reading {
 	size_t allocated;
 };
 
-static bool is_fatal(int ret)
-{
-	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT || ret == -EPERM;
-}
-
 static struct native_library *library_add(struct reading *r, uint64_t addr)
 {
 	struct native_libraries *n = r->n;
@@ -108,7 +103,7 @@ static int functions_read(struct vm *vm, uint64_t entry, struct native_library *
 	for (i = 0; i < n; i++) {
 		int ret = vm_read(vm, funcs + i * sizeof(f), &f, sizeof(f));
 
-		if (is_fatal(ret))
+		if (vm_fatal(ret))
 			return ret;
 		if (ret)
 			break;
@@ -165,7 +160,7 @@ static int driver_found(struct reading *r, uint64_t addr)
 	int ret = vm_read_field(r->vm, addr, l->erts_driver_t__name, &name);
 
 	if (ret || vm_read_string(r->vm, name, raw, sizeof(raw)) <= 0)
-		return is_fatal(ret) ? ret : -EAGAIN;
+		return vm_fatal(ret) ? ret : -EAGAIN;
 	one = library_add(r, addr);
 	if (!one)
 		return -ENOMEM;
@@ -196,7 +191,7 @@ static int drivers_follow(struct reading *r, uint64_t from, bool backwards)
 		if (!ret)
 			ret = vm_read_field(r->vm, at, l->erts_driver_t__prev, &prev);
 		if (ret)
-			return is_fatal(ret) ? ret : -EAGAIN;
+			return vm_fatal(ret) ? ret : -EAGAIN;
 		if (before && (backwards ? next : prev) != before)
 			return -EAGAIN;
 		if (!library_find(r, at))
@@ -225,7 +220,7 @@ static int drivers_add(struct reading *r, const struct ports *p)
 			ret = drivers_follow(r, driver, false);
 			if (ret == 0)
 				ret = drivers_follow(r, driver, true);
-			if (ret && is_fatal(ret))
+			if (ret && vm_fatal(ret))
 				return ret;
 			r->n->drivers_torn |= ret != 0;
 			one = library_find(r, driver);

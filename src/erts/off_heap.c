@@ -9,11 +9,6 @@
 #define HEAD	    24u /* bytes: header, a word, next; every kind has them */
 #define HEADER_MASK 0x3fu
 
-static bool is_fatal(int ret)
-{
-	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT || ret == -EPERM;
-}
-
 static bool plausible(uint64_t addr, bool packed)
 {
 	return pointer_plausible(packed ? addr & ~7ull : addr);
@@ -50,14 +45,14 @@ int off_heap_walk(struct vm *vm, uint64_t first, bool packed, off_heap_fn fn, vo
 			return -EAGAIN;
 		ret = vm_read(vm, at, head, sizeof(head));
 		if (ret)
-			return is_fatal(ret) ? ret : -EAGAIN;
+			return vm_fatal(ret) ? ret : -EAGAIN;
 		memcpy(&header, head, sizeof(header));
 		if (!vm_field(head, sizeof(head), l->erl_off_heap_header__next, &next))
 			return -ENOENT;
 		if (tag_is(header, tag)) {
 			ret = vm_read_field(vm, at, val, &binary);
 			if (ret)
-				return is_fatal(ret) ? ret : -EAGAIN;
+				return vm_fatal(ret) ? ret : -EAGAIN;
 			ret = plausible(binary, false) ? fn(ctx, binary) : -EAGAIN;
 			if (ret)
 				return ret;
@@ -84,7 +79,7 @@ int off_heap_fragments(struct vm *vm, uint64_t fragment, off_heap_fn fn, void *c
 		if (!ret)
 			ret = vm_read_field(vm, fragment, l->ErlHeapFragment__next, &fragment);
 		if (ret)
-			return is_fatal(ret) || ret == -ENOENT ? ret : -EAGAIN;
+			return vm_fatal(ret) || ret == -ENOENT ? ret : -EAGAIN;
 	}
 	return 0;
 }

@@ -73,11 +73,6 @@ struct reading {
 	int error;
 };
 
-static bool is_fatal(int ret)
-{
-	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT || ret == -EPERM;
-}
-
 /* ---- collecting blocks ----------------------------------------------------- */
 
 static bool matters(const struct reading *r, const struct carrier *c)
@@ -185,7 +180,7 @@ static int fragments_mark(struct reading *r, uint64_t at, uint64_t pid)
 		mark(r, at, PIN_MESSAGE, pid);
 		ret = vm_read_field(r->vm, at, r->vm->layout->ErlHeapFragment__next, &at);
 		if (ret)
-			return is_fatal(ret) ? ret : 0;
+			return vm_fatal(ret) ? ret : 0;
 	}
 	return 0;
 }
@@ -208,7 +203,7 @@ static int messages_mark(struct reading *r, uint64_t at, uint64_t pid)
 		if (!ret && attached > 1 && pointer_plausible(attached))
 			ret = fragments_mark(r, attached, pid);
 		if (ret)
-			return is_fatal(ret) ? ret : 0;
+			return vm_fatal(ret) ? ret : 0;
 		at = next;
 	}
 	return 0;
@@ -231,7 +226,7 @@ static int process_mark(void *ctx, const struct process_info *info)
 	size_t i;
 
 	if (ret || pointer(copy, size, l->Process__common_id) != pid)
-		return is_fatal(ret) ? ret : 0;
+		return vm_fatal(ret) ? ret : 0;
 	mark(r, info->p.addr, PIN_PROCESS, pid);
 	for (i = 0; i < sizeof(heaps) / sizeof(heaps[0]); i++)
 		mark(r, pointer(copy, size, heaps[i]), PIN_HEAP, pid);
@@ -276,7 +271,7 @@ static int tables_mark(struct reading *r, const struct ets_tables *t)
 		ret = t->v[i].items && rows < ROWS_MAX
 			      ? ets_rows_walk(r->vm, &t->v[i], ROWS_MAX - rows, &rows, row_mark, &j)
 			      : 0;
-		if (is_fatal(ret))
+		if (vm_fatal(ret))
 			return ret;
 	}
 	return 0;
@@ -289,7 +284,7 @@ static int ports_mark(struct reading *r)
 	int ret = ports_read(r->vm, &p, NULL);
 
 	if (ret)
-		return is_fatal(ret) ? ret : 0;
+		return vm_fatal(ret) ? ret : 0;
 	for (i = 0; i < p->n; i++)
 		mark(r, p->v[i].addr, PIN_PORT, p->v[i].id);
 	ports_free(p);
@@ -306,7 +301,7 @@ static int binaries_mark(struct reading *r, const struct ets_tables *t)
 	int ret = binaries_read(r->vm, &opts, &b, NULL);
 
 	if (ret)
-		return is_fatal(ret) ? ret : 0;
+		return vm_fatal(ret) ? ret : 0;
 	for (i = 0; i < b->n; i++) {
 		const struct refc_binary *one = &b->v[i];
 		const struct binary_ref *refs = b->refs + one->first;
@@ -344,7 +339,7 @@ static int rest_mark(struct reading *r, const struct resource_types *types)
 			continue;
 		ret = vm_read_u64(r->vm, b->addr - r->f.header, &header);
 		if (ret || header & BLOCK_FREE || block_size(&r->f, header) != b->size) {
-			if (is_fatal(ret))
+			if (vm_fatal(ret))
 				return ret;
 			continue; /* freed, or another one by now */
 		}

@@ -34,9 +34,9 @@
 #include <string.h>
 
 #include "erts/ptab.h"
+#include "erts/term.h"
 #include "target/escape.h"
 
-#define PORT_TAG 0x7u /* _TAG_IMMED1_PORT, low 4 bits */
 #define COPY_MAX 4096 /* more than sizeof(Port) on any release */
 #define FD_MAX	 (1 << 26)
 
@@ -45,16 +45,6 @@
 #define SFLG_CLOSING	  (1u << 5)
 #define SFLG_FREE	  (1u << 8)
 #define SFLG_INITIALIZING (1u << 9)
-
-static bool is_fatal(int ret)
-{
-	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT || ret == -EPERM;
-}
-
-static bool is_port(uint64_t term)
-{
-	return (term & 0xf) == PORT_TAG;
-}
 
 static uint64_t number_of(const struct vm *vm, const struct ptab *t, uint64_t id)
 {
@@ -70,7 +60,7 @@ bool port_text(struct vm *vm, uint64_t port, char *buf, size_t size)
 
 	if (size)
 		buf[0] = '\0';
-	if (!is_port(port) || (ptab_read(vm, A_PORT, &t)))
+	if (!term_is_port(port) || (ptab_read(vm, A_PORT, &t)))
 		return false;
 	snprintf(buf, size, "#Port<0.%" PRIu64 ">", number_of(vm, &t, port));
 	return true;
@@ -132,7 +122,7 @@ static int port_read(struct vm *vm, const struct ptab *t, uint64_t addr, uint64_
 	p->fd_in = p->fd_out = -1;
 	p->os_pid = UINT64_MAX;
 	if (ret)
-		return is_fatal(ret) ? ret : -EAGAIN;
+		return vm_fatal(ret) ? ret : -EAGAIN;
 	if (!vm_field(copy, size, l->Port__common_id, &p->id) ||
 	    !vm_field(copy, size, l->Port__state, &state) ||
 	    !vm_field(copy, size, l->Port__connected, &p->connected) ||
@@ -143,12 +133,12 @@ static int port_read(struct vm *vm, const struct ptab *t, uint64_t addr, uint64_
 	    !vm_field(copy, size, l->Port__drv_ptr, &driver) ||
 	    !vm_field(copy, size, l->Port__drv_data, &data))
 		return -ENOENT;
-	if (!is_port(p->id) || ptab_slot(vm, t, p->id) != slot ||
+	if (!term_is_port(p->id) || ptab_slot(vm, t, p->id) != slot ||
 	    state & (SFLG_FREE | SFLG_INITIALIZING))
 		return -EAGAIN;
 	p->number = number_of(vm, t, p->id);
 	p->closing = state & (SFLG_EXITING | SFLG_CLOSING);
-	if ((p->connected & 0xf) != 0x3)
+	if (!term_is_pid(p->connected))
 		p->connected = 0;
 	if (vm_field(copy, size, l->Port__os_pid, &value) && (int64_t)value > 0 && value < 1u << 30)
 		p->os_pid = value;
@@ -156,7 +146,7 @@ static int port_read(struct vm *vm, const struct ptab *t, uint64_t addr, uint64_
 		p->reductions = value;
 	vm_field(copy, size, l->Port__common_u_alive_reg, &reg);
 	if (reg && !p->closing && !vm_read_field(vm, reg, l->RegProc__name, &value) &&
-	    (value & 0x3f) == 0x0b)
+	    term_is_atom(value))
 		p->registered_name = value;
 	string_read(vm, name, p->name, sizeof(p->name));
 	if (!vm_read_field(vm, driver, l->erts_driver_t__name, &value))
@@ -165,7 +155,7 @@ static int port_read(struct vm *vm, const struct ptab *t, uint64_t addr, uint64_
 	/* It may have gone, and its memory be another's, while the rest was read. */
 	ret = vm_read_field(vm, addr, l->Port__common_id, &value);
 	if (ret || value != p->id)
-		return is_fatal(ret) ? ret : -EAGAIN;
+		return vm_fatal(ret) ? ret : -EAGAIN;
 	return 0;
 }
 

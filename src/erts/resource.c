@@ -26,19 +26,10 @@
 #include "erts/anchors_find.h"
 #include "erts/list_guard.h"
 #include "erts/tag.h"
+#include "erts/term.h"
 
 #define TYPES_MAX  65536
 #define CANDIDATES 4096 /* pairs of pointers in the image that are looked at */
-
-static bool is_fatal(int ret)
-{
-	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT || ret == -EPERM;
-}
-
-static bool is_atom(uint64_t term)
-{
-	return (term & 0x3f) == 0x0b; /* _TAG_IMMED2_ATOM */
-}
 
 /* ---- finding the list ------------------------------------------------------ */
 
@@ -84,7 +75,7 @@ static int head_search(struct vm *vm, uint64_t *head)
 		}
 	}
 	image_copy_free(&copy);
-	return is_fatal(ret) ? ret : 0;
+	return vm_fatal(ret) ? ret : 0;
 }
 
 /* Where to begin: the head, or an element of the ring. */
@@ -141,9 +132,9 @@ static int type_fill(struct vm *vm, struct resource_type *one)
 	if (!ret)
 		ret = vm_read_field(vm, one->addr, l->ErlNifResourceType__refc, &refc);
 	if (ret)
-		return is_fatal(ret) ? ret : -EAGAIN;
+		return vm_fatal(ret) ? ret : -EAGAIN;
 	one->live = refc > 1ull << 40 ? UINT64_MAX : refc;
-	return is_atom(one->module) && is_atom(one->name) ? 0 : -EAGAIN;
+	return term_is_atom(one->module) && term_is_atom(one->name) ? 0 : -EAGAIN;
 }
 
 /* Around the ring from `start`; the head is the one that lies in the image. */
@@ -163,7 +154,7 @@ static int ring_read(struct vm *vm, uint64_t start, struct resource_types *t, si
 		if (!ret)
 			ret = vm_read_field(vm, at, l->ErlNifResourceType__prev, &prev);
 		if (ret)
-			return is_fatal(ret) ? ret : -EAGAIN;
+			return vm_fatal(ret) ? ret : -EAGAIN;
 		if (before && prev != before)
 			return -EAGAIN;
 		if (!image_holds(vm->exe, at)) {
@@ -210,7 +201,7 @@ static int types_read(struct vm *vm, const struct carriers *c, struct resource_t
 	for (tries = 0; !ret && start && tries < 3; tries++) {
 		int around = ring_read(vm, start, t, &allocated);
 
-		if (is_fatal(around))
+		if (vm_fatal(around))
 			return around;
 		t->list_known = true;
 		t->torn = around != 0;
@@ -220,7 +211,7 @@ static int types_read(struct vm *vm, const struct carriers *c, struct resource_t
 	for (i = 0; i < t->n && !ret; i++) {
 		int good = type_fill(vm, &t->v[i]);
 
-		if (is_fatal(good))
+		if (vm_fatal(good))
 			return good;
 		if (good) /* freed with its last resource, or never a type */
 			continue;

@@ -6,6 +6,8 @@
 #ifndef BEAMRAY_ERTS_VM_H
 #define BEAMRAY_ERTS_VM_H
 
+#include <errno.h>
+
 #include "target/residency.h"
 #include "erts/anchors.h"
 
@@ -63,6 +65,12 @@ int vm_open_opts(struct target *t, const struct mappings *maps, struct images *i
  * file, and pages that the picture lacks are looked up again), else directly. 0, or -EFAULT, -ENODATA (the page is not resident),
  * -ETIMEDOUT. */
 int vm_read(struct vm *vm, uint64_t addr, void *buf, size_t len);
+/* True for errors that concern the target, or us, as a whole: a walk ends. All others
+ * cost only what was to be read. */
+static inline bool vm_fatal(int ret)
+{
+	return ret == -ENOMEM || ret == -ESRCH || ret == -ETIMEDOUT || ret == -EPERM;
+}
 int vm_read_u64(struct vm *vm, uint64_t addr, uint64_t *out);
 int vm_read_u32(struct vm *vm, uint64_t addr, uint32_t *out);
 /* A field of 1, 2, 4 or 8 bytes of a structure at `base`, zero-extended.

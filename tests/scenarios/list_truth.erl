@@ -3,8 +3,8 @@
 %%
 %% The source compiles and runs on every release from OTP 21 on.
 -module(list_truth).
--export([make_tables/0, many_tables/1, tables/0, drop_table/1, make_ports/0, ports/0,
-         make_binaries/0, binaries/0, recon/0,
+-export([make_tables/0, many_tables/1, tables/0, churn_tables/0, slow_table/1, drop_table/1, make_ports/0, ports/0,
+         make_binaries/0, binaries/0, recon/0, calls/0,
          make_files/1, nif_functions/1]).
 
 text(Term) -> iolist_to_binary(io_lib:format("~0p", [Term])).
@@ -30,6 +30,24 @@ make_tables() ->
 many_tables(N) ->
     is_pid(hold(fun() -> [begin T = ets:new(many, []), ets:insert(T, [{I} || I <- lists:seq(1, 20)]), T
                           end || _ <- lists:seq(1, list_to_integer(N))] end)).
+
+%% Tables that come and go all the time, of a name that tells them.
+churn_tables() ->
+    [spawn(fun churn_table/0) || _ <- lists:seq(1, 4)],
+    true.
+
+churn_table() ->
+    Ts = [ets:new(coming_and_going, [public, {keypos, 2}]) || _ <- lists:seq(1, 20)],
+    [ets:insert(T, {I, I}) || T <- Ts, I <- lists:seq(1, 10)],
+    [ets:delete(T) || T <- Ts],
+    churn_table().
+
+%% Its owner dies: the VM takes long to give back a million rows.
+slow_table(N) ->
+    Holder = hold(fun() -> T = ets:new(slow_to_go, []),
+                           [ets:insert(T, {I, I, I}) || I <- lists:seq(1, list_to_integer(N))], T end),
+    exit(Holder, kill),
+    true.
 
 kinds() ->
     [{plain, [set], 100}, {one_bag, [bag, {keypos, 2}], 50}, {two_bag, [duplicate_bag], 50},
@@ -228,3 +246,19 @@ nif_functions(Module) ->
     [iolist_to_binary(io_lib:format("~s/~w", [F, A]))
      || {F, A} <- apply(list_to_atom(Module), module_info, [exports]),
         F =/= module_info, F =/= load].
+
+%% Calls of every instance, as [Allocator, Instance, alloc, free, realloc].
+calls() ->
+    [[T, N | [calls(C, T, What) || What <- ["alloc", "free", "realloc"]]]
+     || T <- erlang:system_info(alloc_util_allocators),
+        {instance, N, I} <- case erlang:system_info({allocator, T}) of L when is_list(L) -> L;
+                                                                      _ -> [] end,
+        {calls, C} <- I].
+
+calls(Calls, T, What) ->
+    Base = lists:sublist(atom_to_list(T), length(atom_to_list(T)) - length("alloc")),
+    case lists:keyfind(list_to_atom(Base ++ What), 1, Calls) of
+        {_, Giga, Ones} -> Giga * 1000000000 + Ones;
+        {_, N} -> N;
+        false -> -1
+    end.

@@ -100,6 +100,18 @@ def compare_plain(node, doc):
     return bad
 
 
+def compare_calls(node, doc):
+    """How many calls of every instance equal system_info's; temp_alloc's and
+    sl_alloc's cannot: asking uses them."""
+    seen = {(r["allocator"], r["instance"]):
+            [r["alloc_calls"], r["free_calls"], r["realloc_calls"]] for r in doc["fragmentation"]}
+    truth = {(a, n): c for a, n, *c in node("call", "list_truth", "calls")}
+    both = [k for k in seen if k in truth]
+    near = [k for k in both if all(abs(x - y) <= 200 + y // 1000
+                                   for x, y in zip(seen[k], truth[k])) or k[0] in ("temp_alloc", "sl_alloc")]
+    return len([k for k in both if seen[k] == truth[k]]), len(both), sorted(set(both) - set(near))
+
+
 def main():
     with Tap() as tap:
         for release in releases(tap):
@@ -137,6 +149,9 @@ def main():
                     if not bad:
                         break
                 tap.ok("%s: carriers of every allocator equal system_info" % label, not bad, bad)
+                exact, total, bad = compare_calls(node, rows(node)[1])
+                tap.ok("%s: calls of %d of %d instances equal system_info's, the others beside"
+                       % (label, exact, total), total > 20 and exact > total / 3 and not bad, bad)
                 binary = [r for r in doc["rows"] if r["allocator"] == "binary_alloc"][0]
                 tap.ok("%s: of %d unused bytes of binary_alloc %d are resident, %d in whole pages"
                        % (label, binary["allocated"] - binary["used"], binary["free_resident"],

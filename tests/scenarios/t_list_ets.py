@@ -68,6 +68,31 @@ def check_all(tap, node, label):
     return doc
 
 
+def check_coming_and_going(tap, node, label):
+    """Tables that are dropped while being read: as a whole, marked, or not at all."""
+    before = {t["id"] for t in node("call", "list_truth", "tables")}
+    node("call", "list_truth", "slow_table", "300000")
+    _, doc = rows(node)
+    slow = [r for r in doc["rows"] if r["name"] == "slow_to_go"]
+    tap.ok("%s: a table whose owner died is marked, or gone" % label,
+           all(r["deleting"] for r in slow), slow)
+    node("call", "list_truth", "churn_tables")
+    bad, missed = [], 0
+    for _ in range(12):
+        run, doc = rows(node)
+        bad += [r for r in doc["rows"] if r["name"] not in ("coming_and_going", "slow_to_go")
+                and r["id"] not in before and not r["named_table"]]
+        bad += [r for r in doc["rows"] if r["name"] == "coming_and_going"
+                and (r["keypos"] != 2 or r["size"] > 10 or r["type"] != "set"
+                     or not 0 < r["memory"] < 1000)]
+        bad += [doc["notes"]] if run.code else []
+        missed += len({i.lower() for i in map(escaped, before)}
+                      - {r["id"].lower() for r in doc["rows"]})
+    tap.ok("%s: of %d that stay %d were missed meanwhile" % (label, 12 * len(before), missed),
+           missed <= 12 * len(before) // 20)
+    tap.ok("%s: tables that come and go are whole or not there" % label, not bad, bad[:3])
+
+
 def main():
     with Tap() as tap:
         for release in releases(tap):
@@ -89,6 +114,7 @@ def main():
                        text.code == 0 and all(len(line) <= 80 and line.isprintable()
                                               for line in text.out.splitlines()),
                        [line for line in text.out.splitlines() if len(line) > 80][:2])
+                check_coming_and_going(tap, node, label)
                 node("churn", "start")
                 churned = [rows(node)[0] for _ in range(10)]
                 node("churn", "stop")
