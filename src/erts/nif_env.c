@@ -28,11 +28,10 @@
 
 #include "erts/block.h"
 
-#define ENVS_MAX      65536u /* that are followed in one look */
-#define OWNERS_MAX    256u
-#define FRAGMENTS_MAX 1024u /* of one environment */
-#define OBJECTS_MAX   4096u /* off-heap objects of one environment */
-#define BLOCK_SLACK   64u   /* a block is at most this much larger than what is in it */
+#define ENVS_MAX    65536u /* that are followed in one look */
+#define OWNERS_MAX  256u
+#define NODES_MAX   (2u << 20) /* fragments and off-heap objects, of all together */
+#define BLOCK_SLACK 64u	       /* a block is at most this much larger than what is in it */
 
 /* Low bits of the header word of a reference to a refc binary (erl_term.h):
  * REFC_BINARY_SUBTAG up to OTP 26, BIN_REF_SUBTAG since. */
@@ -47,8 +46,41 @@ struct search {
 	uint64_t least; /* bytes of a block that can hold an environment */
 	uint64_t *blocks, *sizes;
 	size_t n, size;
+	unsigned nodes; /* that may still be followed */
 	bool cut, failed;
 };
+
+/* Tells a ring: an address of before comes again (Brent's way, no memory). An
+ * environment that is used again and never cleared is a long list, so length alone is
+ * no lie. */
+struct ring {
+	uint64_t mark, steps, until;
+};
+
+static bool ring_closes(struct ring *r, uint64_t at)
+{
+	if (at == r->mark)
+		return true;
+	if (r->steps++ == r->until) {
+		r->until = r->until ? r->until * 2 : 1;
+		r->steps = 0;
+		r->mark = at;
+	}
+	return false;
+}
+
+/* One step along a list: -EINVAL for a ring, -E2BIG when enough was followed. */
+static int step(struct search *s, struct ring *r, uint64_t at)
+{
+	if (ring_closes(r, at))
+		return -EINVAL;
+	if (!s->nodes) {
+		s->cut = true;
+		return -E2BIG;
+	}
+	s->nodes--;
+	return 0;
+}
 
 static void block_seen(void *arg, const struct carrier *c, uint64_t addr, uint64_t size, bool used,
 		       unsigned alloc_type)
@@ -88,15 +120,20 @@ static uint64_t block_bytes(const struct search *s, uint64_t bytes, bool tagged)
 }
 
 /* Binaries that are referred to from a list of off-heap objects. */
-static int off_heap_add(struct search *s, uint64_t at, unsigned *budget, struct nif_env_sum *sum)
+static int off_heap_add(struct search *s, uint64_t at, struct nif_env_sum *sum)
 {
+	struct ring ring = { 0 };
 	const struct layout *l = s->vm->layout;
 	bool bin_ref = l->size_BinRef != 0;
 	struct layout_field next = bin_ref ? l->BinRef__next : l->ProcBin__next;
 	struct layout_field val = bin_ref ? l->BinRef__val : l->ProcBin__val;
 	uint64_t thing, binary, bytes;
 
-	while (at && (*budget)--) {
+	while (at) {
+		int ret = step(s, &ring, at);
+
+		if (ret < 0)
+			return ret;
 		if (vm_read_u64(s->vm, at, &thing) < 0)
 			return -EFAULT;
 		if ((thing & SUBTAG_MASK) == (bin_ref ? SUBTAG_REF : SUBTAG_REFC)) {
@@ -117,7 +154,7 @@ static int off_heap_add(struct search *s, uint64_t at, unsigned *budget, struct 
 				  &at) < 0)
 			return -EFAULT;
 	}
-	return at ? -E2BIG : 0;
+	return 0;
 }
 
 /* One environment: -EAGAIN when the block holds none. */
@@ -126,7 +163,7 @@ static int env_read(struct search *s, uint64_t block, uint64_t size, struct nif_
 	const struct layout *l = s->vm->layout;
 	uint64_t header, env = block + s->format.header, proc, at, words;
 	unsigned char tag[16] = { 0 };
-	unsigned fragments = FRAGMENTS_MAX, objects = OBJECTS_MAX;
+	struct ring ring = { 0 };
 
 	memset(sum, 0, sizeof(*sum));
 	sum->owner_atom = UINT64_MAX;
@@ -147,17 +184,19 @@ static int env_read(struct search *s, uint64_t block, uint64_t size, struct nif_
 	sum->block_bytes = size;
 	if (vm_read_field(s->vm, proc, l->Process__off_heap_first, &at) < 0)
 		return -EFAULT;
-	if (off_heap_add(s, at, &objects, sum) < 0)
+	if (off_heap_add(s, at, sum) < 0)
 		return -EFAULT;
 	if (vm_read_field(s->vm, proc, l->Process__mbuf, &at) < 0)
 		return -EFAULT;
-	while (at && fragments--) {
+	while (at) {
 		uint64_t first;
 
+		if (step(s, &ring, at) < 0)
+			return -EINVAL;
 		if (vm_read_field(s->vm, at, l->ErlHeapFragment__alloc_size, &words) < 0 ||
 		    words > 1ull << 37 ||
 		    vm_read_field(s->vm, at, l->ErlHeapFragment__off_heap_first, &first) < 0 ||
-		    off_heap_add(s, first, &objects, sum) < 0)
+		    off_heap_add(s, first, sum) < 0)
 			return -EFAULT;
 		sum->heap_bytes +=
 			block_bytes(s, (uint64_t)l->ErlHeapFragment__mem.offset + 8 * words, false);
@@ -226,7 +265,9 @@ int nif_envs_read(struct vm *vm, const struct allocators *a, struct nif_envs **o
 		  struct error *err)
 {
 	const struct layout *l = vm->layout;
-	struct search s = { .vm = vm, .driver_type = type_of(vm, "driver_alloc") };
+	struct search s = { .vm = vm,
+			    .driver_type = type_of(vm, "driver_alloc"),
+			    .nodes = NODES_MAX };
 	struct nif_envs *e = calloc(1, sizeof(*e));
 	size_t i;
 	int ret = 0;

@@ -516,9 +516,9 @@ static int pins_name(struct owners *w, const struct look *look, unsigned type)
 			break;
 		o->after = p->v[i].pinned;
 		pin_owner(w->o->vm, &p->v[i], owner, sizeof(owner));
-		snprintf(o->name, sizeof(o->name), "%llu blocks, %llu KiB: %.40s, %.90s",
-			 (unsigned long long)p->v[i].blocks,
-			 (unsigned long long)(p->v[i].bytes >> 10), pin_what(&p->v[i]), owner);
+		snprintf(o->name, sizeof(o->name), "%.40s of %.90s (%llu blocks, %llu KiB)",
+			 pin_what(&p->v[i]), owner, (unsigned long long)p->v[i].blocks,
+			 (unsigned long long)(p->v[i].bytes >> 10));
 	}
 	pins_free(p);
 	return 0;

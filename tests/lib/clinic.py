@@ -146,9 +146,11 @@ def vm_free(node, allocator):
 def treat(case, release):
     """One case on one release."""
     out = Outcome(case, release)
+    # in the long run probes have more time to be attached in, whatever else runs
+    slow = 2 if LONG and case.times and case.seconds < 15 else 1
     for stretch in (1, 2, 4):
         try:
-            late = examine(case, release, case.seconds * stretch, out)
+            late = examine(case, release, case.seconds * slow * stretch, case.every * slow, out)
         except (NodeError, OSError, KeyError) as e:
             out.wrong.append("%s: %s" % (type(e).__name__, e))
             return out
@@ -158,7 +160,7 @@ def treat(case, release):
     return out
 
 
-def examine(case, release, seconds, out):
+def examine(case, release, seconds, every, out):
     env = list(case.env)
     folder = scenario_dir(release)
     grower = str(folder / ("grow-%d-%d" % (os.getpid(), threading.get_ident())))
@@ -181,7 +183,7 @@ def examine(case, release, seconds, out):
         for command in case.during:
             node(*command.split())
         if case.step:
-            node("ill", "start", case.every, case.times or 1000000, *case.step.split())
+            node("ill", "start", every, case.times or 1000000, *case.step.split())
         if case.step and case.times:
             node("ill", "wait")
         for command in case.after:

@@ -49,7 +49,7 @@ static ErlNifMutex *lock;
 /* Behind a call that must not become a jump: its caller's frame is wanted in stacks. */
 #define KEEP_FRAME() __asm__ volatile("" ::: "memory")
 
-static void *chunk(int way, void *p, int c, size_t bytes)
+NEVER_INLINE static void *chunk(int way, void *p, int c, size_t bytes)
 {
 	if (p) {
 		memset(p, c, bytes);
