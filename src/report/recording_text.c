@@ -297,7 +297,6 @@ void recording_text(FILE *to, const struct recording_view *v,
 	const struct recording_look *a = r->looks,
 				    *b = r->n_looks ? &r->looks[r->n_looks - 1] : NULL;
 	char x[16], y[16], z[16];
-	uint64_t cpu;
 	size_t i;
 
 	fprintf(to, "process %s, OTP %s (erts %s, %s), started %s\n", recording_known(r, "pid"),
@@ -322,8 +321,7 @@ void recording_text(FILE *to, const struct recording_view *v,
 		fputc('\n', to);
 		paragraph(to, "", v->why_not, opts->columns);
 	}
-	if (opts->verbose && recording_counter_at(r, (unsigned)r->n_looks, "trace.cpu_ppm", &cpu))
-		fprintf(to, "\nTracing cost %.2f%% of one core.\n", (double)cpu / 1e4);
+	trace_text(to, v, opts);
 	if (r->n_notes)
 		fputc('\n', to);
 	for (i = 0; i < r->n_notes; i++)

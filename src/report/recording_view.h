@@ -90,6 +90,8 @@ void made_carriers_text(FILE *to, const struct recording_view *v,
 			const struct recording_text_opts *opts);
 /* [{KEY: subject, figure: value ...}]; a new reference. */
 json_t *subjects_json(const struct recording_subjects *s, const char *key);
+/* What tracing cost and missed; with `verbose` by set. */
+void trace_text(FILE *to, const struct recording_view *v, const struct recording_text_opts *opts);
 /* {"threads":[...],"processes":[...]}; a new reference. */
 json_t *usage_json(const struct recording_view *v);
 
