@@ -233,7 +233,8 @@ static void native_detach(struct set *set)
 
 	uprobes_detach(n->uprobes);
 	n->uprobes = NULL;
-	uprobes_traces(set->session->target, &n->traces);
+	uprobes_traces(set->session->target, n->control->server.start, n->control->server.end,
+		       &n->traces);
 }
 
 /* ---- load --------------------------------------------------------------------------------- */

@@ -305,7 +305,7 @@ static int copied_pages(struct target *t, int pagemap, const struct mapping *m, 
 	return 0;
 }
 
-int uprobes_traces(struct target *t, struct uprobes_traces *out)
+int uprobes_traces(struct target *t, uint64_t start, uint64_t end, struct uprobes_traces *out)
 {
 	struct mappings *maps;
 	uint64_t pages = 0;
@@ -322,7 +322,8 @@ int uprobes_traces(struct target *t, struct uprobes_traces *out)
 
 		if (m->kind == MAPPING_KERNEL && !strcmp(m->path, "[uprobes]"))
 			out->mapping_bytes += m->end - m->start;
-		else if (m->kind == MAPPING_FILE && m->exec && !m->write)
+		else if (m->kind == MAPPING_FILE && m->exec && !m->write && m->start >= start &&
+			 m->end <= end)
 			ret = copied_pages(t, pagemap, m, &pages);
 	}
 	out->copied_bytes = pages * TARGET_PAGE;

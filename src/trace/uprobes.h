@@ -60,8 +60,8 @@ struct uprobes_traces {
 	uint64_t mapping_bytes; /* the [uprobes] mapping, one page, once there was a hit */
 	uint64_t copied_bytes;	/* pages of program text that are copies, not the file's */
 };
-/* What uprobes have left in the target. Reads the maps, and the pagemap of
- * executable file mappings (64k entries a call at most). */
-int uprobes_traces(struct target *t, struct uprobes_traces *out);
+/* What uprobes have left in the target; pages of text only of [start, end), one file's or
+ * everything. Reads the maps, and the pagemap of executable file mappings there. */
+int uprobes_traces(struct target *t, uint64_t start, uint64_t end, struct uprobes_traces *out);
 
 #endif
