@@ -408,7 +408,8 @@ struct native_control {
 	struct code_area server;		 /* code of the file that serves malloc */
 	struct code_area through[NATIVE_RANGES]; /* code that allocates for others */
 	struct code_area wanted[NATIVE_RANGES];	 /* the one library, none: all */
-	__u64 functions[NATIVE_FUNCTIONS];	 /* by number: address of the probe */
+	__u64 functions[NATIVE_FUNCTIONS];	 /* by number: address of the probe ... */
+	__u64 cookies[NATIVE_FUNCTIONS];	 /* ... and its cookie, for kernels without */
 };
 
 /* ---- cpu --------------------------------------------------------------------------- */

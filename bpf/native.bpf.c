@@ -33,8 +33,9 @@ struct {
 	__type(value, struct native_block);
 } native_blocks SEC(".maps");
 
+/* Threads come and go, and many may have been in a call once. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct native_call);
@@ -365,6 +366,20 @@ static __always_inline int on_leave(struct pt_regs *regs, __u64 cookie)
 	return 0;
 }
 
+/* Before Linux 5.15 a probe is told by where it is. */
+static __always_inline __u64 cookie_here(struct pt_regs *regs, __u64 cookie)
+{
+	struct native_control *c = native_get();
+	__u64 ip = regs->ip;
+
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_attach_cookie) || !c)
+		return cookie;
+	for (__u32 i = 0; i < NATIVE_FUNCTIONS; i++)
+		if (c->functions[i] == ip)
+			return c->cookies[i];
+	return cookie;
+}
+
 static __always_inline __u64 hit(void)
 {
 	struct cpu_state *cpu = cpu_get();
@@ -383,7 +398,7 @@ static __always_inline void hit_timed(__u64 begin)
 static __always_inline int enter(struct pt_regs *regs, __u64 cookie)
 {
 	__u64 begin = hit();
-	int ret = on_enter(regs, cookie);
+	int ret = on_enter(regs, cookie_here(regs, cookie));
 
 	hit_timed(begin);
 	return ret;
@@ -434,7 +449,7 @@ int native_free(struct pt_regs *regs)
 		return 0;
 	begin = hit();
 	if (block && c)
-		freed(c, block, regs->sp + cookie_of(regs));
+		freed(c, block, regs->sp + cookie_here(regs, cookie_of(regs)));
 	hit_timed(begin);
 	return 0;
 }

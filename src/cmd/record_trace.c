@@ -297,6 +297,13 @@ static int native_notes(struct watch *w, struct recorder *r, struct error *err)
 			 n.full, n.full_bytes);
 		ret = recorder_note(r, text, err);
 	}
+	if (!ret && n.asked) {
+		snprintf(text, sizeof(text),
+			 "Native memory is in bytes that were asked for: %s does not tell what a "
+			 "block takes.",
+			 escape_string(safe, sizeof(safe), n.server));
+		ret = recorder_note(r, text, err);
+	}
 	snprintf(text, sizeof(text),
 		 "The probes of %s are detached and its code is the file's again; %" PRIu64
 		 " bytes of it stay as a copy, and a mapping [uprobes] of %" PRIu64 " bytes.",

@@ -82,16 +82,17 @@ struct set_native_opts {
 };
 
 struct native_sum {
-	uint64_t allocs, frees, failed;	      /* calls: blocks given out, noted blocks freed */
-	uint64_t before, before_bytes;	      /* freed or moved, from before the attach */
-	uint64_t undrawn;		      /* freed or moved, had not been drawn */
-	uint64_t missed_frees;		      /* whose address was given out again */
-	uint64_t full, full_bytes;	      /* there was no room for */
-	uint64_t noted;			      /* blocks in the map now */
-	uint64_t unit;			      /* highest: smaller blocks were drawn with probability
+	uint64_t allocs, frees, failed; /* calls: blocks given out, noted blocks freed */
+	uint64_t before, before_bytes;	/* freed or moved, from before the attach */
+	uint64_t undrawn;		/* freed or moved, had not been drawn */
+	uint64_t missed_frees;		/* whose address was given out again */
+	uint64_t full, full_bytes;	/* there was no room for */
+	uint64_t noted;			/* blocks in the map now */
+	uint64_t unit;			/* highest: smaller blocks were drawn with probability
 					 * bytes/unit, and stand for unit bytes each; 0: all noted */
-	const char *refused;		      /* functions without a probe and why, sentences; "" */
-	const char *server;		      /* file that serves malloc, raw */
+	const char *refused;		/* functions without a probe and why, sentences; "" */
+	const char *server;		/* file that serves malloc, raw */
+	bool asked; /* which does not tell a block's size: bytes are what was asked for */
 	uint64_t mapping_bytes, copied_bytes; /* what stays in the target after detaching */
 };
 /* Of a session that set_native was added to; all zero when it was not. */

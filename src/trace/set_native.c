@@ -33,8 +33,9 @@
 #define BLOCKS_DEFAULT (256u << 10)
 #define BLOCKS_MAX     (16u << 20)
 #define BATCH	       4096u
-#define HIT_NS	       900 /* of a breakpoint, and of a return: in a virtual machine */
-#define LEVELS	       8   /* at the last blocks below 64 KiB are drawn */
+#define CALLS_SPARE    8192u /* threads that may be in a call, beside those there are now */
+#define HIT_NS	       900   /* of a breakpoint, and of a return: in a virtual machine */
+#define LEVELS	       8     /* at the last blocks below 64 KiB are drawn */
 #define UNIT_FIRST     512u
 
 static const struct function {
@@ -177,13 +178,16 @@ static int sites_find(struct native_set *n, struct image *server, bool chunks, s
 			continue;
 		p->cookie = (uint64_t)found << 32 | f->kind;
 		p->leave = true;
-		n->control->functions[found++] = p->site.addr;
+		n->control->functions[found] = p->site.addr;
+		n->control->cookies[found++] = p->cookie;
 	}
 	memset(&v[found], 0, sizeof(v[found]));
 	ret = site_find_symbol(server, "free", SITE_ARG0, &v[found].site, err);
 	if (ret)
 		return ret;
 	v[found].cookie = v[found].site.depth;
+	n->control->functions[found] = v[found].site.addr;
+	n->control->cookies[found] = v[found].cookie;
 	return found + 1;
 }
 
@@ -266,7 +270,8 @@ static int load(struct native_set *n, struct error *err)
 		return set_failed(err, -errno, "opening");
 	n->skel = skel;
 	bpf_map__set_max_entries(skel->maps.native_blocks, (uint32_t)n->capacity);
-	bpf_map__set_max_entries(skel->maps.native_calls, session_threads(n->set.session));
+	bpf_map__set_max_entries(skel->maps.native_calls,
+				 CALLS_SPARE + 4 * session_threads(n->set.session));
 	p = programs(n);
 	uprobes_prepare(&p);
 	ret = set_load(&n->set, skel->obj, &skel->rodata->cfg, err);
@@ -425,6 +430,7 @@ void session_native_sum(struct session *s, struct native_sum *out)
 	out->unit = n->control->unit_top;
 	out->refused = n->refused;
 	out->server = n->server ? n->server : "";
+	out->asked = n->server && !n->control->chunks;
 	out->mapping_bytes = n->traces.mapping_bytes;
 	out->copied_bytes = n->traces.copied_bytes;
 }

@@ -186,6 +186,10 @@ static int attach_one(struct uprobes *u, const struct bpf_program *prog, const c
 	if (!prog)
 		return -EINVAL;
 	link = bpf_program__attach_uprobe_opts(prog, pid, path, probe->site.offset, &opts);
+	if (!link && errno == EOPNOTSUPP && probe->cookie) {
+		opts.bpf_cookie = 0;
+		link = bpf_program__attach_uprobe_opts(prog, pid, path, probe->site.offset, &opts);
+	}
 	if (!link)
 		return -errno;
 	u->links[u->n_links++] = link;

@@ -43,7 +43,7 @@ void uprobes_prepare(const struct uprobe_programs *p);
 
 struct uprobe {
 	struct site site; /* chosen with SITE_RETURN if `leave` */
-	uint64_t cookie;  /* bpf_get_attach_cookie() */
+	uint64_t cookie;  /* bpf_get_attach_cookie(); 0 for all before Linux 5.15 */
 	bool leave;	  /* the return is wanted, too */
 };
 
