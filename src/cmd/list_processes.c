@@ -284,7 +284,7 @@ static int fill(void *ctx, const struct process_info *i)
 		{ MONITORS, i->monitors },
 		{ MONITORED_BY, i->monitored_by },
 		{ DICTIONARY, i->dictionary_entries },
-		{ APPROXIMATE, i->approximate },
+		{ APPROXIMATE, i->approximate || i->undecoded },
 	};
 	size_t k;
 
@@ -330,6 +330,11 @@ static void say(struct filling *f, const struct process_scan *scan)
 			     "%llu processes changed while their queues or lists were read: "
 			     "memory, messages and binaries of those are lower bounds.",
 			     (unsigned long long)scan->approximate);
+	if (scan->undecoded)
+		listing_note(l,
+			     "%llu processes have messages of other nodes that nobody has decoded "
+			     "yet: their memory is without those.",
+			     (unsigned long long)scan->undecoded);
 	if (!f->code)
 		listing_note(l, "The VM's code could not be read: current_function is known only "
 				"where the VM has noted it.");

@@ -212,7 +212,7 @@ static int info_read(struct process_walk *w, unsigned parts)
 	int ret, first = 0;
 
 	w->bytes = 0;
-	w->info->approximate = false;
+	w->info->approximate = w->info->undecoded = false;
 	plain_read(w);
 	heap_read(w);
 	/* One that does not hold together leaves the others their chance. */
@@ -327,6 +327,7 @@ static int batch_run(struct batch *b, int (*fn)(void *ctx, const struct process_
 		} else {
 			out->found++;
 			out->approximate += i->approximate;
+			out->undecoded += i->undecoded;
 			ret = fn(ctx, i);
 		}
 	}

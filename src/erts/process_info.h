@@ -42,7 +42,9 @@ struct process_info {
 	uint64_t group_leader, parent; /* terms; 0: none, or not of this node */
 	uint64_t instruction;	       /* address at which it goes on */
 	uint64_t current;	       /* ErtsCodeMFA in the target, 0 if the VM does not know */
-	bool approximate;	       /* a list changed while it was read */
+	bool approximate; /* a list changed while it was read: figures of it are lower bounds */
+	bool undecoded;	  /* has messages of other nodes whose size nobody knows yet: `memory`
+			   * and `message_bytes` are without them */
 };
 
 enum process_parts { /* what beyond the Process itself is followed; bits, 0: nothing */
@@ -57,7 +59,7 @@ struct process_scan {
 	uint64_t found; /* processes handed to the function */
 	uint64_t gone;	/* that ended while they were read: left out */
 	uint64_t torn;	/* that are there but could not be read: left out */
-	uint64_t approximate;
+	uint64_t approximate, undecoded;
 	uint64_t limit;	 /* slots of the table */
 	uint64_t count;	 /* processes that the table says it has; UINT64_MAX: unknown */
 	uint64_t absent; /* slots in pages that are not in memory: swapped out, or never used */

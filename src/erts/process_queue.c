@@ -84,7 +84,7 @@ static int external(struct process_walk *w, uint64_t frag, uint64_t *words)
 			  l->ErtsDistExternal__heap_size, &size))
 		return -EAGAIN;
 	if ((int64_t)size < 0) /* nobody has looked yet, the VM itself would decode it now */
-		w->info->approximate = true;
+		w->info->undecoded = true;
 	else
 		*words += size;
 	return 0;

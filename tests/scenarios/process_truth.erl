@@ -2,7 +2,7 @@
 %% system_info and the like say inside the node, and processes that are hard to read.
 %% Called through scenario's command `call`; values are terms for its JSON.
 -module(process_truth).
--export([own/0, has_buffers/0, never/0, process_list/0, make/0, many/1, queue/1, feed/2, dictionary/1, delays/1, cost/0,
+-export([own/0, has_buffers/0, never/0, process_list/0, make/0, many/1, queue/1, feed/2, dictionary/1, sleeper/0, remote/2, delays/1, cost/0,
          inside/0, make_inside/0, make_atoms/2, spin/1, spin_stop/0,
          churn/1, churn_stop/0]).
 
@@ -181,6 +181,20 @@ feed(P, End, N) ->
         true -> P ! {N, a}, timer:sleep(1), feed(P, End, N + 1);
         false -> N
     end.
+
+%% A process that does not run, for messages of other nodes; and such messages.
+sleeper() ->
+    P = spawn(fun wait/0),
+    register(process_truth_sleeper, P),
+    timer:sleep(20),
+    true = erlang:suspend_process(P),
+    list_to_binary(pid_to_list(P)).
+
+remote(Node, N) ->
+    true = net_kernel:connect_node(list_to_atom(Node)),
+    [{process_truth_sleeper, list_to_atom(Node)} ! {I, lists:seq(1, 50), <<I:800>>, self()}
+     || I <- lists:seq(1, list_to_integer(N))],
+    true.
 
 dictionary(N) ->
     Self = self(),

@@ -4,6 +4,7 @@ on one whose processes come and go."""
 # timeout: 400
 
 import re
+import socket
 import sys
 import time
 from pathlib import Path
@@ -161,6 +162,39 @@ def check_churn(tap, node, label):
            (torn, rows))
 
 
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def check_remote(tap, release, label):
+    """Messages of another node: nobody knows their size until somebody decodes them."""
+    flags = ["-setcookie", "list", "-start_epmd", "false", "-erl_epmd_port", str(free_port()),
+             "-kernel", "inet_dist_use_interface", "{127,0,0,1}"]
+    with Node(release, [*flags, "-sname", "a@localhost"]) as a, \
+            Node(release, [*flags, "-sname", "b@localhost", "-dist_listen", "false"]) as b:
+        pid = a("call", "process_truth", "sleeper")
+        b("call", "process_truth", "remote", "a@localhost", 100)
+        row = None
+        for _ in range(50):
+            look = processes(a.pid).json()
+            row = next(r for r in look["rows"] if r["pid"] == pid)
+            if row["message_queue_len"] == 100:
+                break
+            time.sleep(0.1)
+        tap.equal("%s: 100 messages of another node, marked while their size is not known" % label,
+                  (row["message_queue_len"], row["approximate"], look["torn"],
+                   any("other nodes" in note for note in look["notes"])), (100, True, 0, True))
+        truth = {p["pid"]: p for p in a("call", "process_truth", "process_list")}[pid]
+        after = next(r for r in processes(a.pid).json()["rows"] if r["pid"] == pid)
+        tap.equal("%s: and exact once the node has asked" % label,
+                  (after["message_queue_len"], after["memory"], after["approximate"]),
+                  (100, truth["memory"], False))
+        tap.ok("%s: a lower bound before" % label, row["memory"] < truth["memory"],
+               (row["memory"], truth["memory"]))
+
+
 def main():
     with Tap() as tap:
         for release in releases(tap):
@@ -179,6 +213,7 @@ def main():
                 check_window(tap, node, label)
                 check_churn(tap, node, label)
                 check_large(tap, node, label)
+            check_remote(tap, release, label)
 
 
 main()
