@@ -60,8 +60,6 @@ def check_made(tap, doc, label):
     old = rows[("bin_old", "process")][0]
     tap.equal("%s: bytes alone are those that no one else has" % label, old["alone_bytes"],
               500 * 1000)
-    tap.equal("%s: which the list of rarely collected ones names" % label,
-              "bin_parts" in [r["process"] for r in doc["rarely_collected"]], False)
     held = sum(b["bytes"] for b in doc["sizes"])
     tap.equal("%s: sizes add up to all" % label, held, doc["summary"]["bytes"])
     memory = doc["summary"]["binary_memory"]
