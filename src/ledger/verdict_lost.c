@@ -106,6 +106,9 @@ static void lost_report(struct judge *j, const struct rule *r, const struct nati
 
 	if (lost <= had || !rule_reached(j, r, (int64_t)(lost - had)))
 		return;
+	/* stacks of threads that ended are not all known to be stacks (rule_native()) */
+	if (mapped && !like && (int64_t)(lost - had) * 4 < j->stacks_grew)
+		return;
 	f = finding_add(j,
 			!like				     ? FINDING_NATIVE_GROWTH
 			: like->class == NATIVE_CLASS_NIF    ? FINDING_NIF_LEAK

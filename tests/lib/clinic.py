@@ -202,6 +202,9 @@ def examine(case, release, seconds, every, out):
                              % (doctor.process.returncode, "".join(doctor.err)[-400:].strip()))
             return False
         compare(case, answer, took, doctor.process.returncode, node, out)
+        # why it did not do more, and when
+        out.text += "; %s; %s" % (answer["findings"][0]["confidence_reason"],
+                                  " ".join("".join(doctor.err).split()))
     return False
 
 
