@@ -223,6 +223,174 @@ static void rules_are_learned_from_those_with_a_name(void **state)
 	graph_free(&g);
 }
 
+/* ---- reading -------------------------------------------------------------------- */
+
+#define HEAP  0x7f0000000000ULL
+#define PAGES 64
+#define SIZE  (PAGES * 4096ULL)
+
+/* A scan of a target that is one mapping of `memory`, whose first `there` bytes can
+ * still be read. */
+struct world {
+	struct target_buffer buffer;
+	struct mapping mapping;
+	struct mappings maps;
+	struct observer o;
+	struct look l;
+	struct scan s;
+};
+
+static void world_make(struct world *w, const void *memory, size_t there)
+{
+	struct error err = { 0 };
+
+	memset(w, 0, sizeof(*w));
+	w->buffer = (struct target_buffer){ HEAP, memory, SIZE };
+	w->mapping = (struct mapping){ .start = HEAP,
+				       .end = HEAP + SIZE,
+				       .read = true,
+				       .write = true,
+				       .kind = MAPPING_ANON,
+				       .path = "" };
+	w->maps = (struct mappings){ .v = &w->mapping, .n = 1 };
+	assert_int_equal(target_open_buffers(&w->buffer, 1, &w->o.target), 0);
+	assert_int_equal(residency_take(w->o.target, &w->maps, &w->l.res, &err), 0);
+	if (there < SIZE) {
+		target_close(w->o.target);
+		w->buffer.len = there;
+		assert_int_equal(target_open_buffers(&w->buffer, 1, &w->o.target), 0);
+	}
+	w->s.o = &w->o;
+	w->s.l = &w->l;
+	w->s.buf = malloc(TARGET_READ_MAX);
+	assert_non_null(w->s.buf);
+}
+
+static void world_free(struct world *w)
+{
+	graph_free(&w->s.g);
+	free(w->s.buf);
+	residency_free(w->l.res);
+	target_close(w->o.target);
+}
+
+static uint32_t random_next(uint32_t *state)
+{
+	*state = *state * 1664525u + 1013904223u;
+	return *state >> 8;
+}
+
+/* Pointers at known places: to the beginning, to the middle, across a page. */
+static void pointers_become_edges(void **state)
+{
+	uint64_t *memory = calloc(1, SIZE);
+	struct world w;
+	uint32_t i;
+
+	assert_non_null(memory);
+	for (i = 0; i < SIZE / 512; i++) /* the next one, and the middle of the last */
+		memory[i * 64 + 2] = HEAP + 512 * ((i + 1) % (SIZE / 512)) + 16;
+	memory[3] = HEAP + SIZE - 512 + 16 + 200;
+	memory[4] = HEAP + 4; /* a header: nobody's */
+	world_make(&w, memory, SIZE);
+	for (i = 0; i < SIZE / 512; i++)
+		graph_chunk(&w.s.g, HEAP + 512ULL * i + 16, 512, true, 0);
+	assert_int_equal(graph_index(&w.s.g, NULL, NULL, NULL), 0);
+	assert_int_equal(scan_nodes(&w.s), 0);
+	assert_int_equal(w.s.g.n_edges, SIZE / 512 + 1);
+	assert_int_equal(w.s.g.edges[0].target, 1);
+	assert_int_equal(w.s.g.edges[0].word, 0);
+	assert_int_equal(w.s.g.edges[1].target, SIZE / 512 - 1);
+	assert_int_equal(w.s.g.edges[1].word, 1 | EDGE_INNER);
+	assert_int_equal(w.s.g.from[1], 1);
+	w.s.g.v[5].flags = NODE_REACHED;
+	assert_int_equal(graph_mark(&w.s.g), 0);
+	for (i = 0; i < w.s.g.n; i++)
+		assert_true(w.s.g.v[i].flags & NODE_REACHED);
+	world_free(&w);
+	free(memory);
+}
+
+/* Garbage that is full of almost-pointers, in chunks of all sizes, half of it unmapped
+ * by the time it is read: it ends, what is found is there, and the rest is counted. */
+static void garbage_is_read_to_its_end(void **state)
+{
+	uint64_t *memory = malloc(SIZE);
+	uint32_t seed = 42, round, i, e;
+
+	assert_non_null(memory);
+	for (round = 0; round < 20; round++) {
+		size_t there = round % 2 ? SIZE / 2 : SIZE;
+		bool teaches[OWNER_FIRST + 2] = { [OWNER_FIRST] = true };
+		struct typical t = { 0 };
+		struct world w;
+		uint64_t at = HEAP;
+
+		for (i = 0; i < SIZE / 8; i++)
+			memory[i] = random_next(&seed) % 3 ? HEAP + random_next(&seed) % (2 * SIZE)
+							   : (uint64_t)random_next(&seed) << 40;
+		world_make(&w, memory, there);
+		while (at < HEAP + SIZE) {
+			uint64_t size = 32 + 16ULL * (random_next(&seed) % 40);
+
+			if (at + size > HEAP + SIZE)
+				break;
+			graph_chunk(&w.s.g, at + 16, size, random_next(&seed) % 4 != 0, 0);
+			at += size;
+		}
+		assert_int_equal(graph_index(&w.s.g, NULL, NULL, NULL), 0);
+		assert_int_equal(scan_nodes(&w.s), 0);
+		assert_int_equal(w.s.gone != 0, there < SIZE);
+		for (i = 0; i < w.s.g.n; i++)
+			for (e = w.s.g.first[i]; e < w.s.g.first[i + 1]; e++) {
+				uint64_t place =
+					w.s.g.v[i].addr + 8ULL * (w.s.g.edges[e].word & EDGE_WORD);
+
+				assert_in_range(place, HEAP, HEAP + there - 8);
+				assert_int_equal(slow_find(&w.s.g, memory[(place - HEAP) / 8]),
+						 w.s.g.edges[e].target);
+			}
+		w.s.g.v[0].flags = NODE_REACHED;
+		assert_int_equal(graph_mark(&w.s.g), 0);
+		t.s = &w.s;
+		assert_int_equal(typical_open(&w.s.g, teaches, &t), 0);
+		for (i = 0; i < w.s.g.n; i += 2) {
+			w.s.g.v[i].owner = OWNER_FIRST;
+			t.changed[t.b.of[i]] = true;
+		}
+		assert_true(typical_learn(&t) >= 0);
+		for (e = 0; e < w.s.g.n_edges; e++)
+			(void)typical_edge(&t, 0, &w.s.g.edges[e]);
+		typical_close(&t);
+		world_free(&w);
+	}
+	free(memory);
+}
+
+/* More pointers than are remembered: what the rest leads to counts as reached. */
+static void too_many_pointers_lose_nothing(void **state)
+{
+	uint64_t *memory = calloc(1, SIZE);
+	struct world w;
+	uint32_t i;
+
+	assert_non_null(memory);
+	for (i = 0; i < SIZE / 64; i++)
+		memory[i * 8 + 2] = HEAP + 64ULL * ((i + 1) % (SIZE / 64)) + 16;
+	world_make(&w, memory, SIZE);
+	for (i = 0; i < SIZE / 64; i++)
+		graph_chunk(&w.s.g, HEAP + 64ULL * i + 16, 64, true, 0);
+	assert_int_equal(graph_index(&w.s.g, NULL, NULL, NULL), 0);
+	w.s.g.max_edges = 100;
+	assert_int_equal(scan_nodes(&w.s), 0);
+	assert_true(w.s.g.edges_cut);
+	assert_int_equal(w.s.g.n_edges, 100);
+	for (i = 102; i < w.s.g.n; i++)
+		assert_true(w.s.g.v[i].flags & NODE_REACHED);
+	world_free(&w);
+	free(memory);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -234,6 +402,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_long_chain_is_marked),
 		cmocka_unit_test(leftovers_are_not_typical),
 		cmocka_unit_test(rules_are_learned_from_those_with_a_name),
+		cmocka_unit_test(pointers_become_edges),
+		cmocka_unit_test(garbage_is_read_to_its_end),
+		cmocka_unit_test(too_many_pointers_lose_nothing),
 	};
 
 	if (argc == 3)
