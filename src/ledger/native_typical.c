@@ -379,7 +379,7 @@ enum edge_strength typical_edge(const struct typical *t, uint32_t node, const st
 		return EDGE_CARRIES;
 	} else if (n->flags & NODE_ROOTED && n->bytes <= ROOTED_BYTES &&
 		   !(e->target & EDGE_IMAGE) && !(t->g->v[e->target].flags & NODE_BY_VM)) {
-		return EDGE_CARRIES;
+		return EDGE_CARRIES_WEAKLY;
 	}
 	return e->word & EDGE_WEAK ? EDGE_CARRIES_WEAKLY : EDGE_CARRIES_NOT;
 }
