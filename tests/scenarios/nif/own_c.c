@@ -152,7 +152,7 @@ static __attribute__((noinline)) void leak(unsigned long n)
 			chain = NULL;
 		chain = object_new(chain, 1);
 	}
-	for (unsigned long i = 0; i < 8 + n / 1000; i++) {
+	for (unsigned long i = 0; i < 32 + n / 1000; i++) {
 		lost(malloc(400000), 400000); /* a mapping of its own */
 		lost(memalign(4096, 300000), 300000);
 	}
