@@ -166,10 +166,10 @@ static void long_end(struct cpu_set *c, const struct cpu_thread *t, uint64_t now
 	if (!p)
 		return;
 	p->long_schedules++;
-	if (least > p->longest_ns) {
+	if (least > p->longest_ns)
 		p->longest_ns = least;
+	if (now - t->before_ns > p->longest_most_ns)
 		p->longest_most_ns = now - t->before_ns;
-	}
 }
 
 static void long_check(struct cpu_set *c, struct cpu_thread *t, const struct event_sample *s)

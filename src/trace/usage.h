@@ -46,8 +46,9 @@ struct process_usage {
 	uint64_t samples[STATE_N];
 	/* Times that it stayed scheduled in on a normal scheduler for at least the
 	 * threshold, from samples in a row between which it was not scheduled out: the
-	 * longest took at least and at most so long. Times shorter than two samples
-	 * are not seen. */
+	 * longest of these took at least and at most so long (0: it is not over). What
+	 * is shorter than two samples, in its own processor time, is not seen, however
+	 * long the machine kept it from running. */
 	uint64_t long_schedules, longest_ns, longest_most_ns;
 };
 

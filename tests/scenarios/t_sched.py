@@ -44,6 +44,12 @@ def clocks(lines):
     return wall, states, long
 
 
+def busy_machine(out):
+    """Did the node's threads often have to wait for a processor?"""
+    return sum(t["ns"][PREEMPTED] for t in out["threads"]) > 0.05 * max(
+        sum(t["ns"]) for t in out["threads"])
+
+
 def share(ns, whole):
     return 100.0 * ns / whole if whole else 0.0
 
@@ -64,10 +70,13 @@ def one_load(tap, label, release, load):
         ours, error = t["busy"] * total, t["error"] * total
         # we begin a little earlier and end later than the VM's clocks
         off = abs(ours - active)
+        slack = 40e6 + 4 * error + 0.02 * active
+        if busy_machine(out):  # what we see more of takes longer
+            slack += 60e6 + 0.1 * t["ns"][PREEMPTED]
         if active > 50e6 or off > 50e6:
             tap.ok("%s %s: busy %.0f ms +- %.0f, the VM says %.0f" % (
                 label, name, ours / 1e6, error / 1e6, active / 1e6),
-                off <= 40e6 + 4 * error + 0.02 * active, "of %.0f ms: %s" % (total / 1e6, t))
+                off <= slack, "of %.0f ms: %s" % (total / 1e6, t))
     busiest = max(out["threads"], key=lambda t: t["ns"][RUNNING])
     if state is not None:
         tap.ok(label + ": the busiest is " + thread, busiest["label"].startswith(thread),
@@ -91,9 +100,13 @@ def one_load(tap, label, release, load):
                samples[state] >= 0.95 * (sum(samples) - samples[WAITING] - samples[SCHEDULER]),
                samples)
     leaker = next((p for p in out["processes"] if p["label"] == "trace_leaker"), {"long": 0})
+    kept = busy_machine(out)
     if kind in ("burn_normal", "duty", "burn_dirty"):
-        tap.equal("%s: long schedules as the system monitor has them" % label, leaker["long"], long[0])
-    if leaker["long"]:
+        # what is long only because the machine was busy with other things is not seen
+        tap.ok("%s: %d long schedules, the system monitor has %d%s" % (
+            label, leaker["long"], long[0], " on a busy machine" if kept else ""),
+            leaker["long"] <= long[0] if kept else leaker["long"] == long[0], leaker)
+    if leaker["long"] and (leaker["long"] == long[0] or not kept):
         low, high = leaker["longest_ns"] / 1e6, leaker["longest_most_ns"] / 1e6
         tap.ok("%s: the longest took between %.0f and %.0f ms, the monitor says %d" % (
             label, low, high, long[1]), low <= long[1] + 1 and (not high or high >= long[1] - 1))
