@@ -367,6 +367,18 @@ static int rest_mark(struct reading *r, const struct resource_types *types)
 	return 0;
 }
 
+/* Whether blocks of this allocator can be among ours. Up to 23 a carrier that was
+ * fetched from the pool holds those of several. */
+static bool wanted(const struct reading *r, const char *allocator)
+{
+	unsigned t;
+
+	for (t = 1; t < r->vm->n_alloc && t < ALLOC_TYPES; t++)
+		if (strcmp(r->vm->alloc_names[t], allocator) == 0)
+			return r->of_type[t] || r->vm->layout->otp_major < 24;
+	return true;
+}
+
 static int owners_find(struct reading *r, const struct allocators *a, struct error *err)
 {
 	struct resource_types *types = NULL;
@@ -382,11 +394,11 @@ static int owners_find(struct reading *r, const struct allocators *a, struct err
 	}
 	if (!ret && ets_read(r->vm, &tables, NULL) == -ENOMEM)
 		ret = -ENOMEM;
-	if (!ret && tables)
+	if (!ret && tables && wanted(r, "ets_alloc"))
 		ret = tables_mark(r, tables);
 	if (!ret)
 		ret = ports_mark(r);
-	if (!ret)
+	if (!ret && wanted(r, "binary_alloc"))
 		ret = binaries_mark(r, tables);
 	if (!ret && resource_types_read(r->vm, NULL, &types, NULL) == -ENOMEM)
 		ret = -ENOMEM;
