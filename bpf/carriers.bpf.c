@@ -24,7 +24,7 @@ struct carrier_open {	      /* a call that is under way */
 	__u64 begin;
 	struct carrier_owner owner;
 	__u32 index; /* of carrier_sums */
-	__u32 call;
+	__u32 pad;
 };
 
 struct {
@@ -218,7 +218,7 @@ static int carrier_asked(struct pt_regs *regs, __u64 cookie)
 	__u64 who = regs->di, a1 = regs->si, a2 = regs->dx, a3 = regs->cx, header = 0;
 	__u32 tid = tid_of(bpf_get_current_pid_tgid());
 	__u32 call = (__u32)cookie & CARRIER_CALL_MASK;
-	struct carrier_open open = { .begin = bpf_ktime_get_ns(), .call = call };
+	struct carrier_open open = { .begin = bpf_ktime_get_ns() };
 	struct thread *t = thread_get(tid);
 	bool sys = call >= CARRIER_CALL_SYS_ALLOC, sbc;
 	__u64 begin = open.begin, walked = stacks_walked();

@@ -513,7 +513,6 @@ struct gc_sum {
 	__u64 delayed;	    /* calls that did not collect */
 	__u64 killed;	    /* of those, the process had reached its max_heap_size */
 	__u64 ns, ns_max;
-	__u64 stack_max;	 /* of the longest one; 0: none was taken */
 	__u64 reclaimed;	 /* words given back ... */
 	__u64 unknown;		 /* ... by all but so many, of which it cannot be told */
 	__u64 heap_before, heap; /* words, both generations, before and after the last one */

@@ -28,7 +28,6 @@ struct gc_open { /* a call that is under way */
 	__u64 cols, reclaimed;
 	__u64 stack;
 	__u64 heap_start, heap; /* words */
-	__u64 used;		/* words, of which those in messages are not known */
 	__u32 flags, state;
 	__u16 gen;
 	__u8 minor, dirty;
@@ -285,10 +284,8 @@ static int gc_ended(struct pt_regs *regs, __u64 cookie)
 	else
 		add(&sum->unknown, 1);
 	add(&sum->ns, ns);
-	if (ns > sum->ns_max) {
+	if (ns > sum->ns_max)
 		sum->ns_max = ns;
-		sum->stack_max = open->stack;
-	}
 	sum->heap_before = open->heap;
 	sum->heap = heap;
 	if (heap > sum->heap_max)

@@ -38,10 +38,14 @@ int places_probe(struct set *set, uint64_t addr, uint64_t size, const char *name
 
 static int each_by_key(int fd, uint32_t key_size, void *value, map_fn fn, void *ctx)
 {
-	unsigned char *keys = calloc(2, key_size), *key = keys, *next = keys + key_size;
-	int ret = keys ? bpf_map_get_next_key(fd, NULL, next) : -ENOMEM;
+	unsigned char *keys = calloc(2, key_size), *key = keys, *next;
+	int ret;
 
-	while (keys && !ret) {
+	if (!keys)
+		return -ENOMEM;
+	next = keys + key_size;
+	ret = bpf_map_get_next_key(fd, NULL, next);
+	while (!ret) {
 		unsigned char *was = key;
 
 		key = next;
@@ -52,7 +56,7 @@ static int each_by_key(int fd, uint32_t key_size, void *value, map_fn fn, void *
 			goto out;
 		ret = bpf_map_get_next_key(fd, key, next);
 	}
-	ret = keys && errno == ENOENT ? 0 : keys ? -errno : ret;
+	ret = errno == ENOENT ? 0 : -errno;
 out:
 	free(keys);
 	return ret;

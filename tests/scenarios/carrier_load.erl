@@ -6,7 +6,7 @@
 %%                told to begin has its reason: to read a command may take a carrier.)
 %%   change()     {allocator: {figure: what it changed by}}
 -module(carrier_load).
--export([measure/2, change/0, churn_start/1, churn_stop/0]).
+-export([measure/2, change/0]).
 -export([keep/0, heap/1]).
 
 -define(CALLS, [mseg_alloc, mseg_dealloc, mseg_realloc, sys_alloc, sys_free, sys_realloc]).
@@ -96,13 +96,3 @@ heap(From) ->
     M = maps:from_list([{I, I} || I <- lists:seq(1, 20000)]),
     _ = length(L) + length(B) + maps:size(M),
     From ! {heap, self()}.
-
-%% Carriers by the thousand a second: what every one of them costs.
-churn_start(N) ->
-    put(carrier_churn, [spawn_link(fun Loop() -> binary:copy(<<1>>, 600000), Loop() end)
-                        || _ <- lists:seq(1, list_to_integer(N))]),
-    true.
-
-churn_stop() ->
-    [begin unlink(P), exit(P, kill) end || P <- get(carrier_churn)],
-    true.

@@ -5,11 +5,12 @@
 %%   run()            lets them work, and answers when all are done:
 %%                    [{kind, pid, minor_start, minor_end, major_start, major_end,
 %%                      reclaimed (words), long_gc, large_heap, alive}]
-%%   churn(N)         a plain loop of N collections, for measuring what they cost
+%%   many(File, N)    waits for the file, then N processes, each collected once
+%%   churn_start(N)   N processes that collect without end
 %%
 %% system_monitor's thresholds are those that the tests give to beamray.
 -module(gc_load).
--export([prepare/1, run/0, many/2, churn/1, churn_start/1, churn_stop/0]).
+-export([prepare/1, run/0, many/2, churn_start/1]).
 -export([worker/2, woken/2]).
 
 -define(LONG_MS, 5).
@@ -184,15 +185,7 @@ wait(File) ->
     end.
 
 %% Collections without end.
-churn(N) ->
-    {P, Ref} = spawn_monitor(fun() -> garbage(list_to_integer(N)) end),
-    receive {'DOWN', Ref, _, P, _} -> true end.
-
 churn_start(N) ->
     put(gc_churn, [spawn_link(fun Loop() -> garbage(1000), Loop() end)
                    || _ <- lists:seq(1, list_to_integer(N))]),
-    true.
-
-churn_stop() ->
-    [begin unlink(P), exit(P, kill) end || P <- get(gc_churn)],
     true.
