@@ -220,8 +220,9 @@ static void progress(const struct examination *e, double at)
 	const struct ledger *a = e->ledger[0], *b;
 
 	if (!e->n_moments) {
-		snprintf(line, sizeof(line), "watching: %.0f of %.0f s (Ctrl-C reports now)", at,
-			 e->opts.seconds);
+		snprintf(line, sizeof(line),
+			 "first ledger%s after %.1f s; watching: %.0f of %.0f s (Ctrl-C reports now)",
+			 e->w.session ? " and probes" : "", e->first_s, at, e->opts.seconds);
 	} else {
 		b = e->moments[e->n_moments - 1].ledger;
 		snprintf(line, sizeof(line),
