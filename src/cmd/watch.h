@@ -61,6 +61,7 @@ int watch_profile(struct watch *w, const char *kind, const struct look *look, st
  * it. What was taken before the call is not in it: compare it with two ledgers of
  * which the first is not older. -ENOENT when nothing is traced, and with the sentence
  * why it cannot be attached; -EEXIST when it is. What was attached before goes on.
+ * Needs CAP_BPF and CAP_PERFMON at that time (PRIVILEGE_ATTACH not given up).
  */
 int watch_native(struct watch *w, const char *library, struct error *err);
 

@@ -34,9 +34,9 @@ enum uprobes_how uprobes_how(void);
 /* Programs of one object that belong together, in sections "uprobe" or "uretprobe"
  * (leave); those of bpf/uprobe.bpf.h. Any may be NULL if it is not needed. */
 struct uprobe_programs {
-	struct bpf_program *entry;	   /* at sites with leave == false, or without session */
-	struct bpf_program *enter, *leave; /* where there is no session: the pair */
-	struct bpf_program *session;
+	struct bpf_program *entry;	   /* where the return is not wanted */
+	struct bpf_program *session;	   /* where it is ... */
+	struct bpf_program *enter, *leave; /* ... and the kernel has no session probes */
 };
 /* Sets what is loaded, and as which type. */
 void uprobes_prepare(const struct uprobe_programs *p);
