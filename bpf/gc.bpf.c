@@ -107,19 +107,14 @@ static __always_inline __u64 place_of(const struct pt_regs *regs, __u64 proc, __
 	return place_key(from, top, process);
 }
 
-static int gc_begins(struct pt_regs *regs, __u64 cookie)
+/* Remembers what the collection is of, and what its process was like before. Not in one
+ * function with the walk of the stack: all their frames together have 512 bytes. */
+static __noinline int gc_opens(struct thread *t, __u64 proc, __u32 tid, __u64 stack)
 {
-	__u64 begin = bpf_ktime_get_ns(), proc = regs->di;
-	__u32 tid = tid_of(bpf_get_current_pid_tgid());
-	struct thread *t = thread_get(tid);
 	struct gc_open open = {};
 	struct gc_pair pair = {};
-	__u64 walked = stacks_walked();
 	bool ok = true;
 
-	count(COUNT_HITS);
-	if (!t || !t->vm.scheduler)
-		return 1;
 	open.proc = proc;
 	open.process = word(proc + cfg.proc_id, 8, &ok);
 	open.flags = (__u32)word(proc + gc.proc_flags, 4, &ok);
@@ -136,17 +131,37 @@ static int gc_begins(struct pt_regs *regs, __u64 cookie)
 		ok = false;
 	open.reclaimed = pair.reclaimed;
 	open.cols = pair.cols;
+	open.stack = stack;
 	if (!ok) {
 		count(COUNT_READ_FAILED);
 		return 1;
 	}
-	open.stack = place_stack(regs, t, proc, place_of(regs, proc, open.process),
-				 cfg.flavor != VM_EMULATOR, tid, begin);
 	open.begin = bpf_ktime_get_ns(); /* our own work does not count */
 	if (bpf_map_update_elem(&gc_calls, &tid, &open, BPF_ANY)) {
 		count(COUNT_FULL);
 		return 1;
 	}
+	return 0;
+}
+
+static int gc_begins(struct pt_regs *regs, __u64 cookie)
+{
+	__u64 begin = bpf_ktime_get_ns(), proc = regs->di, process = 0, stack;
+	__u32 tid = tid_of(bpf_get_current_pid_tgid());
+	struct thread *t = thread_get(tid);
+	__u64 walked = stacks_walked();
+
+	count(COUNT_HITS);
+	if (!t || !t->vm.scheduler)
+		return 1;
+	if (read_user(&process, 8, proc + cfg.proc_id)) {
+		count(COUNT_READ_FAILED);
+		return 1;
+	}
+	stack = place_stack(regs, t, proc, place_of(regs, proc, process), cfg.flavor != VM_EMULATOR,
+			    tid, begin);
+	if (gc_opens(t, proc, tid, stack))
+		return 1;
 	place_timed(begin, walked);
 	return 0;
 }
