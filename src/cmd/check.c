@@ -84,8 +84,8 @@ static void check_kernel(struct answers *a)
 		       ? "many at once: collections, carriers, malloc"
 	       : major > 5 || (major == 5 && minor >= 15)
 		       ? "older than 6.6: one by one, and that wants CAP_SYS_ADMIN"
-		       : "older than 5.15: probes cannot be told apart; collections, carriers and "
-			 "malloc are not traced");
+		       : "older than 5.15: probes cannot be told apart; carriers and malloc are not "
+			 "traced");
 	answer(a, "kernel", "BTF", access("/sys/kernel/btf/vmlinux", R_OK) == 0,
 	       "/sys/kernel/btf/vmlinux is %s; tracing commands need it",
 	       access("/sys/kernel/btf/vmlinux", R_OK) == 0 ? "there" : "missing");

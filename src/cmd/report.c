@@ -89,12 +89,15 @@ static int write_report(FILE *to, struct report *p)
 	const struct profile_report *stacks = p->v.n_profiles ? p->v.profiles[0].report : NULL;
 	struct recording_text_opts text = { p->o.unit, columns_of(to), p->o.verbose > 0 };
 	uint64_t begin = 0, duration = 0;
+	int64_t ns;
 
 	if (r->n_looks) {
 		begin = (uint64_t)r->looks[0].time_ns;
-		if (r->looks[r->n_looks - 1].time_ns > r->looks[0].time_ns)
-			duration =
-				(uint64_t)(r->looks[r->n_looks - 1].time_ns - r->looks[0].time_ns);
+		if (__builtin_sub_overflow(r->looks[r->n_looks - 1].time_ns, r->looks[0].time_ns,
+					   &ns) ||
+		    ns < 0)
+			ns = 0;
+		duration = (uint64_t)ns;
 	}
 	switch (p->format) {
 	case HTML:

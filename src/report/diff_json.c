@@ -46,7 +46,7 @@ json_t *recording_diff_json(const struct recording_diff *d)
 	return json_pack("{s:s,s:o,s:o,s:b,s:f,s:I,s:o,s:o,s:o,s:o,s:o,s:s?,s:s?,s:o,s:o,s:o}",
 			 "schema", "beamray.diff/1", "a", side_json(d->ra, d->la), "b",
 			 side_json(d->rb, d->lb), "same_process", (int)recording_diff_same(d),
-			 "seconds", (double)(d->lb->time_ns - d->la->time_ns) / 1e9, "change",
+			 "seconds", recording_seconds(d->la, d->lb), "change",
 			 (json_int_t)(d->lb->rss - d->la->rss), "grew", grew, "ledger",
 			 changes_json(&d->accounts, "account", "a", "b"), "allocators",
 			 changes_json(&d->allocators, "allocator", "a", "b"), "carriers",

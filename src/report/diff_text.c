@@ -104,8 +104,7 @@ void recording_diff_text(FILE *to, const struct recording_diff *d,
 	side_text(to, 'B', d->rb, d->lb, opts->unit);
 	if (!recording_diff_same(d))
 		fprintf(to, "These are two different processes.\n");
-	fprintf(to, "%.1f s from A to B, resident %s\n",
-		(double)(d->lb->time_ns - d->la->time_ns) / 1e9,
+	fprintf(to, "%.1f s from A to B, resident %s\n", recording_seconds(d->la, d->lb),
 		unit_format_signed(change, sizeof(change), opts->unit,
 				   (int64_t)(d->lb->rss - d->la->rss)));
 	fputc('\n', to);

@@ -88,7 +88,7 @@ static void put_facts(FILE *to, const struct recording *r)
 	}
 	b = &r->looks[r->n_looks - 1];
 	fprintf(to, "%zu look%s from %s on, %.1f s, ", r->n_looks, r->n_looks == 1 ? "" : "s",
-		a->time, (double)(b->time_ns - a->time_ns) / 1e9);
+		a->time, recording_seconds(a, b));
 	xml_string(to, recording_state(r));
 	fputs("; resident <b>", to);
 	put_bytes(to, a->rss);
@@ -137,9 +137,7 @@ static double place(const struct recording_view *v, size_t i)
 
 static void put_axis(FILE *to, const struct recording_view *v, double top)
 {
-	double seconds =
-		(double)(v->ledgers[v->n_ledgers - 1].look->time_ns - v->ledgers[0].look->time_ns) /
-		1e9;
+	double seconds = recording_seconds(v->ledgers[0].look, v->ledgers[v->n_ledgers - 1].look);
 	char text[16];
 	int i;
 
@@ -216,7 +214,7 @@ static void put_history(FILE *to, const struct recording_view *v)
 		const struct recording_look *l = v->ledgers[at].look;
 
 		fprintf(to, "<tr><td>%u</td><td>%.1f s</td><td>", l->number,
-			(double)(l->time_ns - v->ledgers[0].look->time_ns) / 1e9);
+			recording_seconds(v->ledgers[0].look, l));
 		put_bytes(to, l->rss);
 		for (g = 0; g < ACCOUNT_GROUPS; g++) {
 			fputs("</td><td>", to);

@@ -306,8 +306,8 @@ void recording_text(FILE *to, const struct recording_view *v,
 		fprintf(to, "no look was recorded; the recording is %s\n", recording_state(r));
 	} else {
 		fprintf(to, "%zu look%s from %s on, %.1f s, %s\n", r->n_looks,
-			r->n_looks == 1 ? "" : "s", a->time,
-			(double)(b->time_ns - a->time_ns) / 1e9, recording_state(r));
+			r->n_looks == 1 ? "" : "s", a->time, recording_seconds(a, b),
+			recording_state(r));
 		fprintf(to, "resident %s -> %s (%s)\n",
 			unit_format(x, sizeof(x), opts->unit, a->rss),
 			unit_format(y, sizeof(y), opts->unit, b->rss),

@@ -332,6 +332,15 @@ const char *recording_state(const struct recording *r)
 	return state && *state ? state : "?";
 }
 
+double recording_seconds(const struct recording_look *a, const struct recording_look *b)
+{
+	int64_t ns;
+
+	if (__builtin_sub_overflow(b->time_ns, a->time_ns, &ns))
+		return 0;
+	return (double)ns / 1e9;
+}
+
 const char *recording_known(const struct recording *r, const char *name)
 {
 	const char *text = recording_target(r, name);

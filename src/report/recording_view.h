@@ -61,6 +61,8 @@ void recording_view_close(struct recording_view *v);
 
 /* Words for the recording's end: "complete", "not ended: still recording, or killed". */
 const char *recording_state(const struct recording *r);
+/* From one look to another; a file may hold any times. */
+double recording_seconds(const struct recording_look *a, const struct recording_look *b);
 /* A fact about the target, "?" if there is none. */
 const char *recording_known(const struct recording *r, const char *name);
 
