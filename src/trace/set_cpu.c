@@ -44,7 +44,6 @@ struct cpu_set {
 	uint64_t long_ns;
 	void *threads, *processes; /* of tsearch(): cpu_thread, process_usage */
 	size_t n_threads, n_processes;
-	uint64_t full;
 };
 
 static struct cpu_set *self(struct set *set)
@@ -85,7 +84,7 @@ static void *row_get(struct cpu_set *c, void **table, size_t *n, const void *key
 		}
 		free(row);
 	}
-	c->full++;
+	session_stacks(c->set.session)->lost++;
 	return NULL;
 }
 

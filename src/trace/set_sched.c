@@ -118,8 +118,10 @@ static void sched_record(struct set *set, const struct event *e, size_t size)
 		struct usage_thread_times *v;
 
 		v = a > ENDED_MAX ? NULL : realloc(c->ended, a * sizeof(*v));
-		if (!v)
+		if (!v) {
+			session_stacks(set->session)->lost++;
 			return;
+		}
 		c->ended = v;
 		c->a_ended = a;
 	}
