@@ -92,21 +92,37 @@ static void gates_print(const struct doctor *d)
 	}
 }
 
+/* What the governor did. */
+static void notices(const struct session_stats *st, char *buf, size_t size)
+{
+	size_t n = 0;
+	unsigned i;
+
+	buf[0] = 0;
+	for (i = 0; i < SET_N; i++)
+		if (st->sets[i].name && st->sets[i].notice && st->sets[i].notice[0] && n < size)
+			n += (size_t)snprintf(buf + n, size - n, "%s%s", n ? "; " : "",
+					      st->sets[i].notice);
+}
+
 static int report(struct doctor *d)
 {
+	char notice[600];
 	struct doctor_text_opts opts = { .unit = d->o.unit, .columns = columns_of(stdout) };
 	const struct verdict_input *in = &d->e.in;
 	struct verdict *v;
 	unsigned closed;
 	int ret;
 
+	notices(&d->e.stats, notice, sizeof(notice));
+	opts.notice = notice;
 	opts.cpu_fraction = d->e.w.session ? d->e.stats.cpu_fraction : -1;
 	ret = verdict_make(in, &d->thresholds, &v);
 	if (ret < 0)
 		return ret;
 	closed = gates_judge(&d->gates, in, v);
 	if (d->o.json) {
-		json_t *doc = doctor_json(in, v, opts.cpu_fraction);
+		json_t *doc = doctor_json(in, v, &opts);
 
 		json_dumpf(doc, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
 		fputc('\n', stdout);

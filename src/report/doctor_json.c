@@ -78,7 +78,8 @@ static json_t *moments_json(const struct verdict_input *in)
 	return list;
 }
 
-json_t *doctor_json(const struct verdict_input *in, const struct verdict *v, double cpu_fraction)
+json_t *doctor_json(const struct verdict_input *in, const struct verdict *v,
+		    const struct doctor_text_opts *opts)
 {
 	json_t *doc = json_object(), *findings = json_array(), *lost = json_object(),
 	       *overhead = json_object();
@@ -108,7 +109,9 @@ json_t *doctor_json(const struct verdict_input *in, const struct verdict *v, dou
 						 : 0));
 	json_object_set_new(doc, "lost", lost);
 	json_object_set_new(overhead, "cpu_fraction",
-			    cpu_fraction >= 0 ? json_real(cpu_fraction) : json_null());
+			    opts->cpu_fraction >= 0 ? json_real(opts->cpu_fraction) : json_null());
+	json_object_set_new(overhead, "notice",
+			    opts->notice[0] ? json_string(opts->notice) : json_null());
 	json_object_set_new(doc, "overhead", overhead);
 	return doc;
 }

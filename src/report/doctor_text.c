@@ -148,6 +148,8 @@ void doctor_text(FILE *to, const struct verdict_input *in, const struct verdict 
 		fprintf(to, "; probes took %.2f%% of one core", 100 * opts->cpu_fraction);
 	if (in->trace.growth)
 		fputc('\n', to);
+	if (opts->notice[0])
+		paragraph(to, "within the budget: ", opts->notice, opts->columns);
 	if (in->before.ledger && in->scan.why[0])
 		paragraph(to, "memory that nobody points to was not looked for: ", in->scan.why,
 			  opts->columns);

@@ -105,6 +105,19 @@ def options(tap, label, node):
            text.out[:200])
 
 
+def budget(tap, label, node):
+    """So little that nothing fits: it thins or detaches, says so, and still answers."""
+    node("churn", "start")
+    code, answer, err = leaking(node, "--budget", "0.01")
+    node("churn", "stop")
+    if tap.ok("%s: a budget that is too small: an answer" % label, answer is not None, err):
+        tap.ok("%s: ... says what was left out" % label, answer["overhead"]["notice"],
+               answer["overhead"])
+        tap.ok("%s: ... and the leak is measured" % label, any(
+            f["mechanism"] == "mmap" and f["grew_bytes"] > 4 << 20 for f in answer["findings"]),
+               answer["findings"])
+
+
 def still(tap, label, release):
     with Node(release) as node:
         node("ill", "load", node.dir)
@@ -151,6 +164,7 @@ def main():
                 privileges(tap, label, node)
                 gates(tap, label, node)
                 options(tap, label, node)
+                budget(tap, label, node)
 
 
 if __name__ == "__main__":
