@@ -67,6 +67,7 @@ struct native_set {
 	char *library, *server;
 	char refused[400];
 	size_t capacity;
+	uint64_t thinned; /* the highest unit that the governor asked for */
 	struct uprobes_traces traces;
 	uint64_t base[COUNT_N]; /* counters as of the last baseline */
 };
@@ -245,7 +246,11 @@ static void native_detach(struct set *set)
 
 static void native_thin(struct set *set, unsigned level)
 {
-	self(set)->control->unit = level ? UNIT_FIRST << (level - 1) : 0;
+	struct native_set *n = self(set);
+
+	n->control->unit = level ? UNIT_FIRST << (level - 1) : 0;
+	if (n->control->unit > n->thinned)
+		n->thinned = n->control->unit;
 }
 
 static void native_close(struct set *set)
@@ -445,7 +450,7 @@ static void native_tick(struct set *set)
 			 "native: blocks smaller than %llu bytes are drawn at random, in proportion "
 			 "to their size, to stay within %s",
 			 (unsigned long long)n->control->unit_top,
-			 set->level ? "the budget" : "the room for them");
+			 n->control->unit_top <= n->thinned ? "the budget" : "the room for them");
 }
 
 static const struct set_profile_kind kinds[] = { { "native", "bytes" }, { NULL, NULL } };
