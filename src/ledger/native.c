@@ -68,6 +68,9 @@ void native_note(struct scan *s, const char *fmt, ...)
 	char **bigger = realloc(s->notes, (s->n_notes + 1) * sizeof(*bigger));
 	va_list ap;
 
+	va_start(ap, fmt);
+	vsnprintf(raw, sizeof(raw), fmt, ap);
+	va_end(ap);
 	if (bigger)
 		s->notes = bigger;
 	if (!bigger || !text) {
@@ -75,9 +78,6 @@ void native_note(struct scan *s, const char *fmt, ...)
 		s->fatal = -ENOMEM;
 		return;
 	}
-	va_start(ap, fmt);
-	vsnprintf(raw, sizeof(raw), fmt, ap);
-	va_end(ap);
 	s->notes[s->n_notes++] = escape_string(text, 1024, raw);
 }
 
@@ -415,7 +415,7 @@ static void pause_between(double wanted)
 
 static bool scan_good(const struct scan *s)
 {
-	return s->l->libc->is_glibc && s->l->libc->walked;
+	return s && s->l->libc->is_glibc && s->l->libc->walked;
 }
 
 /* From the first look, which it closes, to the end. On -ETIMEDOUT what `j` holds
@@ -466,11 +466,21 @@ int native_scan(struct observer *o, const struct native_opts *opts, struct nativ
 	}
 	if (ret == 0 && scan_good(j->s))
 		ret = compare(o, j, opts, err);
-	else if (ret == 0)
+	else if (ret == 0 && j->s)
 		refused(j->s, n);
-	if (ret == -ETIMEDOUT)
+	if (ret == -ETIMEDOUT && n->heap_walked) {
+		static struct comparison *abandoned; /* its thread may still use it */
+
+		abandoned = j;
+		(void)abandoned;
 		return ret;
-	if (ret == 0) {
+	}
+	if (ret == -ETIMEDOUT) {
+		native_free(n);
+		free(j);
+		return ret;
+	}
+	if (ret == 0 && j->s) {
 		n->notes = j->s->notes;
 		n->n_notes = j->s->n_notes;
 		j->s->notes = NULL;

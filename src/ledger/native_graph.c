@@ -230,11 +230,11 @@ int graph_index(struct graph *g, const struct carriers *c, const struct libc_hea
 	size_t i, j, n = 0, at = 0, region = 0, segs;
 	int ret = 0;
 
-	if (g->failed)
+	if (g->failed || (g->n && !g->v))
 		return -ENOMEM;
 	for (i = 1; i < g->n && g->v[i - 1].addr < g->v[i].addr; i++)
 		;
-	if (i < g->n)
+	if (i < g->n && g->v)
 		qsort(g->v, g->n, sizeof(*g->v), by_addr);
 	for (i = 0; i < g->n; i++) {
 		mmapped_cut(h, &region, &g->v[i]);

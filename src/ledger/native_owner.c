@@ -405,12 +405,20 @@ int owners_spread(struct scan *s)
 	for (i = 0; i < g->n && !ret; i++)
 		if (is_link_map(s, i))
 			g->v[i].flags |= NODE_LOADER;
+	/* what points into a NIF is not the VM's, whatever leads to it */
+	if (!ret)
+		ret = contents_seed(s, &w, NATIVE_CONTENT);
+	while (w.n)
+		g->v[w.v[--w.n]].flags &= ~NODE_QUEUED & NODE_FLAGS;
 	if (!ret)
 		ret = roots_seed(s, &w, NATIVE_VM);
 	if (!ret)
 		ret = kind_spread(s, &w, NATIVE_VM);
+	for (i = 0; i < g->n && !ret; i++)
+		if (g->v[i].evidence == NATIVE_CONTENT)
+			ret = work_add(&w, g, i);
 	for (kind = NATIVE_CONTENT; kind < NATIVE_EVIDENCES && !ret; kind++) {
-		if (kind == NATIVE_CONTENT || kind == NATIVE_LIBRARY || kind == NATIVE_VM)
+		if (kind == NATIVE_LIBRARY || kind == NATIVE_VM)
 			ret = contents_seed(s, &w, (enum native_evidence)kind);
 		if (!ret && kind != NATIVE_VM)
 			ret = roots_seed(s, &w, (enum native_evidence)kind);

@@ -85,7 +85,7 @@ static int buckets_make(const struct graph *g, struct buckets *b)
 	uint32_t i, sum = 0;
 	size_t s;
 
-	b->of = malloc((g->n ? g->n : 1) * sizeof(*b->of));
+	b->of = calloc(g->n + 1, sizeof(*b->of));
 	b->order = malloc((g->n ? g->n : 1) * sizeof(*b->order));
 	if (!b->of || !b->order)
 		return -ENOMEM;
@@ -105,7 +105,7 @@ static int buckets_make(const struct graph *g, struct buckets *b)
 		b->of[i] = b->slot[s] - 1;
 		b->count[b->of[i]]++;
 	}
-	b->start = malloc((b->n + 1) * sizeof(*b->start));
+	b->start = calloc(b->n + 1, sizeof(*b->start));
 	if (!b->start)
 		return -ENOMEM;
 	for (s = 0; s < b->n; s++) {
@@ -459,6 +459,9 @@ static ssize_t places_count(struct typical *t, size_t bucket, uint16_t owner, ui
 static int group_learn(struct typical *t, size_t bucket, uint16_t owner, uint32_t members)
 {
 	uint64_t from = rule_from(owner, (uint32_t)bucket);
+	/* The VM speaks first: it has to be surer. */
+	bool is_vm = t->s && owner == t->s->vm_owner;
+	unsigned filled = is_vm ? 90 : 50, clean = is_vm ? 70 : 50; /* percent */
 	struct rule *judged;
 	ssize_t k, words;
 	int news = 0, ret;
@@ -474,8 +477,9 @@ static int group_learn(struct typical *t, size_t bucket, uint16_t owner, uint32_
 	judged->members = members;
 	words = places_count(t, bucket, owner, members);
 	for (k = 0; k < words && ret >= 0; k++) {
-		if (t->pointers[k] < FEW || t->pointers[k] * HALF < t->filled[k] ||
-		    t->clean[k] * HALF < t->pointers[k])
+		if (t->pointers[k] < FEW ||
+		    t->pointers[k] * 100ULL < (uint64_t)t->filled[k] * filled ||
+		    t->clean[k] * 100ULL < (uint64_t)t->pointers[k] * clean)
 			continue;
 		ret = rule_add(t, from, (uint64_t)k << 32 | (EDGE_IMAGE - 1));
 		news |= ret > 0;

@@ -59,9 +59,11 @@ def check_truth(tap, found, label):
     for owner, of in kept.items():
         tap.ok("%s: 80%% of what %s holds is known to be its own" % (label, owner),
                of.get("right", 0) >= 0.8 * of["bytes"], of)
-    tap.note("%s: recall %.4f, wrong %d of %d, known %.3f; %.2f s, %.3f s CPU, %d MB read"
+    tap.note("%s: recall %.4f, wrong %d of %d, known %.3f; %.2f s (estimate %.2f), "
+             "%.3f s CPU, %d MB read"
              % (label, recall, wrong, everything, total(kept, "right") / total(kept, "bytes"),
-                found["seconds"], found["cpu_seconds"], found["read_bytes"] >> 20))
+                found["seconds"], found["estimate"], found["cpu_seconds"],
+                found["read_bytes"] >> 20))
 
 
 def check_sums(tap, node, found, label):

@@ -182,6 +182,8 @@ int native_look(int pid, const char *file)
 	struct target *t = NULL;
 	struct observer *o = NULL;
 	struct native *n = NULL;
+	struct look *l = NULL;
+	double estimate = 0;
 	json_t *out;
 	int ret = target_open(pid, &t, &err);
 
@@ -189,13 +191,19 @@ int native_look(int pid, const char *file)
 	if (ret == 0)
 		ret = observer_open(t, &o, &err);
 	if (ret == 0)
+		ret = look_take(o, NULL, &l, &err);
+	if (ret == 0) {
+		estimate = native_scan_estimate(l);
+		look_free(l);
 		ret = native_scan(o, &opts, &n, &err);
+	}
 	if (ret < 0) {
 		fprintf(stderr, "%s\n", err.text);
 		return 1;
 	}
 	out = describe(n);
 	json_object_set_new(out, "truth", compare(&c));
+	json_object_set_new(out, "estimate", json_real(estimate));
 	json_dumpf(out, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
 	putchar('\n');
 	json_decref(out);
