@@ -257,6 +257,8 @@ static int compare_ends(struct recording_view *v, struct error *err)
 {
 	const struct view_ledger *a = v->ledgers, *b = &v->ledgers[v->n_ledgers - 1];
 
+	if (!a->look || !b->look)
+		return 0;
 	v->first = view_document(v->recording, a->look->number);
 	v->last = view_document(v->recording, b->look->number);
 	view_accounts(&v->accounts, a->rows, a->n, false);

@@ -1,3 +1,4 @@
+#!/bin/sh
 # What runs in a guest of the kernel matrix: a node with a NIF that leaks, and beamray
 # looking at it. Everything that it finds goes to /tmp/out, which the host reads.
 b=/tmp/busybox out=/tmp/out
@@ -10,7 +11,7 @@ ls /sys/kernel/btf >$out/btf 2>&1
 erts=$(echo /usr/lib/erlang/erts-*/bin)
 mkfifo /tmp/in
 ROOTDIR=/usr/lib/erlang BINDIR=$erts EMU=beam PROGNAME=erl \
-	$erts/erlexec -pa /test -noinput -s scenario main </tmp/in >$out/node 2>$out/node.err &
+	"$erts/erlexec" -pa /test -noinput -s scenario main </tmp/in >$out/node 2>$out/node.err &
 node=$!
 exec 3>/tmp/in
 say() { echo "$*" >&3; }
@@ -25,8 +26,8 @@ until_lines() {
 run() { # NAME COMMAND...
 	name=$1
 	shift
-	"$@" >$out/$name 2>$out/$name.err
-	echo $? >$out/$name.code
+	"$@" >"$out/$name" 2>"$out/$name.err"
+	echo $? >"$out/$name.code"
 }
 
 until_lines 1
