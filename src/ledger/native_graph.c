@@ -173,6 +173,8 @@ static uint32_t *leaf_of(struct graph *g, uint64_t piece)
 			g->leaf = bigger;
 			g->room_leaf = room;
 		}
+		if (!g->leaf)
+			return NULL;
 		memset(g->leaf + g->n_leaf * PIECE_PAGES, 0, PIECE_PAGES * sizeof(*g->leaf));
 		g->top[piece] = (uint32_t)++g->n_leaf;
 	}
@@ -234,7 +236,7 @@ int graph_index(struct graph *g, const struct carriers *c, const struct libc_hea
 		return -ENOMEM;
 	for (i = 1; i < g->n && g->v[i - 1].addr < g->v[i].addr; i++)
 		;
-	if (i < g->n && g->v)
+	if (i < g->n)
 		qsort(g->v, g->n, sizeof(*g->v), by_addr);
 	for (i = 0; i < g->n; i++) {
 		mmapped_cut(h, &region, &g->v[i]);
