@@ -70,6 +70,8 @@ static int exit_code(const struct doctor *d, const struct verdict *v, unsigned c
 		return EXIT_GONE;
 	if (!in->after.ledger->complete || (in->before.ledger && !in->before.ledger->complete))
 		return EXIT_INCOMPLETE;
+	if (d->e.stats.lost_records + d->e.stats.lost_stacks > d->e.stats.records / 100)
+		return EXIT_INCOMPLETE;
 	if (d->gates.n)
 		return closed ? EXIT_FINDING : EXIT_OK;
 	return v->v[0].code == FINDING_HEALTHY || v->v[0].code == FINDING_INCONCLUSIVE
