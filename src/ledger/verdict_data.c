@@ -11,6 +11,7 @@
 #include "ledger/verdict_int.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const struct {
@@ -93,6 +94,17 @@ static const char *long_lived_category(const struct judge *j)
 	return code > 0 ? "code" : "system";
 }
 
+/* From OTP 28 on an atom's text is a literal, some 32 bytes for a short one. */
+static bool literals_are_atoms(const struct judge *j)
+{
+	const struct look *a = j->in->before.look, *b = j->in->after.look;
+	int64_t grew = ledger_grew(j, "vm.used.literal_alloc");
+
+	return atoi(j->in->o->vm->otp_release) >= 28 && a->counts.atoms != UINT64_MAX &&
+	       b->counts.atoms != UINT64_MAX && b->counts.atoms > a->counts.atoms &&
+	       (int64_t)(b->counts.atoms - a->counts.atoms) * 64 >= grew;
+}
+
 static int64_t taken_of(const struct judge *j, const char *allocator)
 {
 	const struct vm *vm = j->in->o->vm;
@@ -116,7 +128,9 @@ static size_t categories_sum(const struct judge *j, struct category *v)
 
 		if (strncmp(r->account, "vm.used.", 8) == 0) {
 			category = strcmp(name, "ll_alloc") == 0 ? long_lived_category(j)
-								 : category_of(name);
+				   : strcmp(name, "literal_alloc") == 0 && literals_are_atoms(j)
+					   ? "atom"
+					   : category_of(name);
 			/* what lives for one call says nothing about growth */
 			if (strcmp(category, "temporary") != 0)
 				category_add(category_get(v, &n, category), r->account,
