@@ -18,7 +18,7 @@
 #define LIVE_MAX (128u << 20) /* of the live map, which takes 0.1% of what it describes */
 #define HELD_MAX (1u << 20)
 #define HIT_NS	 80 /* an empty program at page_fault_user: 64 and 84 ns, medians of 25 pairs */
-#define LEVELS	 4 /* some 80 stacks a second on each CPU: less tells nothing */
+#define LEVELS	 4  /* some 80 stacks a second on each CPU: less tells nothing */
 
 struct growth_set {
 	struct set set;
