@@ -25,7 +25,11 @@
 #define USER_DEFAULT (256u << 20)
 #define DRAIN_MS     100	  /* between two looks at the ring buffer */
 #define REFRESH_NS   200000000ULL /* from "code has come" to reading what */
-#define CODE_LOOK_NS 1000000000ULL
+/* Between two looks at the list of Erlang code: as often as costs CODE_LOOK_SHARE of a
+ * core at most, but not more and not less often than this. */
+#define CODE_LOOK_MIN_NS 100000000ULL
+#define CODE_LOOK_MAX_NS 1000000000ULL
+#define CODE_LOOK_SHARE	 500 /* one in so many */
 
 static uint64_t cpu_ns(void)
 {
@@ -84,7 +88,8 @@ static void drain(struct session *s)
  * New libraries announce themselves by an executable mapping, if growth is traced, and
  * by stacks that run into a module that is not known. Erlang code does not: the JIT
  * writes into a mapping that is there, the emulator into ordinary memory. So its list
- * is looked at every second, which is cheap as long as nothing has changed. What is
+ * is looked at again and again, which is cheap as long as nothing has changed: ten
+ * times a second on a small node, once on one with thousands of modules. What is
  * loaded and purged between two looks has no names; and stacks of the emulator lack
  * the frames of a module until the look after it was loaded.
  */
@@ -94,12 +99,18 @@ static void refresh_if_due(struct session *s)
 	const struct residency *res;
 	int changed = 0;
 
-	if (s->code && now - s->code_looked >= CODE_LOOK_NS) {
+	if (s->code && now - s->code_looked >= s->code_pause) {
+		uint64_t before = cpu_ns(), cost;
+
 		s->code_looked = now;
 		res = s->vm->res;
 		s->vm->res = NULL;
 		changed = code_refresh(s->code, NULL);
 		s->vm->res = res;
+		cost = (cpu_ns() - before) * CODE_LOOK_SHARE;
+		s->code_pause = cost < CODE_LOOK_MIN_NS	  ? CODE_LOOK_MIN_NS
+				: cost < CODE_LOOK_MAX_NS ? cost
+							  : CODE_LOOK_MAX_NS;
 		for (unsigned i = 0; i < SET_N; i++)
 			strange += s->count[i][COUNT_CUT + CUT_NO_MODULE];
 		if (strange != s->strange && !s->code_came)

@@ -108,6 +108,7 @@ struct session {
 	bool ended, execed;   /* the target */
 	uint64_t code_came;   /* when new native code was seen, 0: none waits */
 	uint64_t code_looked; /* at the list of Erlang code */
+	uint64_t code_pause;  /* until the next look at it, ns */
 	uint64_t strange;     /* stacks that ended in a module that was not known by then */
 	uint64_t records;
 	counters count;
