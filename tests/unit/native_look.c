@@ -199,6 +199,8 @@ int native_look(int pid, const char *file)
 	}
 	if (ret < 0) {
 		fprintf(stderr, "%s\n", err.text);
+		free(c.blocks);
+		free(c.truth);
 		return 1;
 	}
 	out = describe(n);
