@@ -98,4 +98,10 @@ enum code_source code_source(const struct code *c);
 int code_fragment(const struct code *c, const char *name, struct code_range *out);
 void code_stats(const struct code *c, struct code_stats *out);
 
+/* The memory in which a JIT keeps its own description of the code (the gdb JIT
+ * interface's entries and symbol files, which asmjit and the VM take from malloc): where
+ * each piece begins. *out is the caller's to free. Returns the count (0 for an emulator),
+ * or a negative errno; -EAGAIN: the list kept changing. */
+ssize_t code_jit_memory(struct vm *vm, uint64_t **out);
+
 #endif

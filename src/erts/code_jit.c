@@ -294,3 +294,25 @@ int code_jit_load(struct vm *vm, const struct code_candidate *k, struct code_bui
 	*header = info;
 	return 0;
 }
+
+ssize_t code_jit_memory(struct vm *vm, uint64_t **out)
+{
+	uint64_t descriptor = vm->anchors.v[A_JIT_DESCRIPTOR].addr;
+	struct code_candidates k = { NULL, 0, false };
+	int attempt, ret = descriptor ? -EAGAIN : 0;
+	bool met;
+	size_t i;
+
+	*out = NULL;
+	for (attempt = 0; attempt < CODE_TRIES && ret == -EAGAIN; attempt++)
+		ret = code_jit_list(vm, descriptor, NULL, &met, &k);
+	if (ret || !k.n)
+		return ret;
+	*out = malloc(2 * k.n * sizeof(**out));
+	for (i = 0; *out && i < k.n; i++) {
+		(*out)[2 * i] = k.v[i].entry;
+		(*out)[2 * i + 1] = k.v[i].symfile;
+	}
+	free(k.v);
+	return *out ? (ssize_t)(2 * i) : -ENOMEM;
+}

@@ -12,10 +12,10 @@
  * native_evidence. Where two names of equal strength meet, the block belongs to
  * "several", and so does what follows: no name is better than a wrong one.
  *
- * The VM's own data has its say first: nothing that it keeps outside of its
- * carriers leads to a NIF's memory (without carriers, +Mea min, it does: then
- * together with the data of NIFs). That a block points into the VM is said last,
- * since NIFs hold callbacks like enif_free() too.
+ * What the VM leads to is asked last: it holds pointers to what NIFs made, and NIFs
+ * hold callbacks like enif_free() (without carriers, +Mea min, its data counts together
+ * with that of NIFs). But most of what it has of malloc's, megabytes on a JIT, is known to
+ * the byte: the list in which it describes its code. That is its own before anybody asks.
  *
  * The loader's link maps hold pointers into every library and are pointed to by
  * each one's data: they carry no name.
@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "erts/code.h"
 #include "target/escape.h"
 
 #define SPARE_OWNERS   64 /* drivers inside the VM */
@@ -387,6 +388,26 @@ static int kind_spread(struct scan *s, struct work *w, enum native_evidence kind
 	return ret;
 }
 
+/* What a JIT mallocs to describe its code. It leads nowhere else. */
+static int jit_own(struct scan *s)
+{
+	struct graph *g = &s->g;
+	uint64_t *v;
+	ssize_t n = code_jit_memory(s->o->vm, &v), i;
+
+	for (i = 0; i < n; i++) {
+		uint32_t node = graph_find(g, v[i]);
+
+		if (node == UINT32_MAX || node & EDGE_IMAGE || g->v[node].addr != v[i])
+			continue;
+		g->v[node].owner = s->vm_owner;
+		g->v[node].evidence = NATIVE_VM;
+		g->v[node].flags |= NODE_SEED;
+	}
+	free(v);
+	return n == -ENOMEM ? -ENOMEM : 0;
+}
+
 int owners_spread(struct scan *s)
 {
 	struct graph *g = &s->g;
@@ -405,22 +426,12 @@ int owners_spread(struct scan *s)
 	for (i = 0; i < g->n && !ret; i++)
 		if (is_link_map(s, i))
 			g->v[i].flags |= NODE_LOADER;
-	/* what points into a NIF is not the VM's, whatever leads to it */
 	if (!ret)
-		ret = contents_seed(s, &w, NATIVE_CONTENT);
-	while (w.n)
-		g->v[w.v[--w.n]].flags &= ~NODE_QUEUED & NODE_FLAGS;
-	if (!ret)
-		ret = roots_seed(s, &w, NATIVE_VM);
-	if (!ret)
-		ret = kind_spread(s, &w, NATIVE_VM);
-	for (i = 0; i < g->n && !ret; i++)
-		if (g->v[i].evidence == NATIVE_CONTENT)
-			ret = work_add(&w, g, i);
+		ret = jit_own(s);
 	for (kind = NATIVE_CONTENT; kind < NATIVE_EVIDENCES && !ret; kind++) {
-		if (kind == NATIVE_LIBRARY || kind == NATIVE_VM)
+		if (kind == NATIVE_CONTENT || kind == NATIVE_LIBRARY || kind == NATIVE_VM)
 			ret = contents_seed(s, &w, (enum native_evidence)kind);
-		if (!ret && kind != NATIVE_VM)
+		if (!ret)
 			ret = roots_seed(s, &w, (enum native_evidence)kind);
 		if (!ret)
 			ret = kind_spread(s, &w, (enum native_evidence)kind);
