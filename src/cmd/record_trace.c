@@ -361,7 +361,7 @@ int record_trace_end(struct record_trace *t, struct watch *w, struct recorder *r
 		snprintf(text, sizeof(text),
 			 "Tracing lost %llu records for want of room: what is said of stacks is "
 			 "less than what was.",
-			 (unsigned long long)(st.lost_records + st.lost_stacks));
+			 (unsigned long long)st.lost_records + st.lost_stacks);
 		ret = recorder_note(r, text, err);
 	}
 	return ret;

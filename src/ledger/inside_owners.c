@@ -210,8 +210,7 @@ static void crowds_compare(struct owners *w, const struct inside *a, const struc
 		if (o) {
 			o->after = crowds[best].bytes * step;
 			snprintf(o->name, sizeof(o->name), "%llu new processes in %.120s",
-				 (unsigned long long)(crowds[best].count * step),
-				 crowds[best].name);
+				 (unsigned long long)crowds[best].count * step, crowds[best].name);
 		}
 	}
 	free(crowds);

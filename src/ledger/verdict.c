@@ -204,7 +204,7 @@ int verdict_opts_set(struct verdict_opts *o, const char *text, struct error *err
 			continue;
 		value++;
 		if (!known[i].floor) {
-			if (!percent_parse(value, known[i].ratio))
+			if (!known[i].ratio || !percent_parse(value, known[i].ratio))
 				break;
 			return 0;
 		}

@@ -71,8 +71,8 @@ static json_t *moments_json(const struct verdict_input *in)
 		json_array_append_new(list,
 				      json_pack("{s:f, s:I, s:I, s:I}", "at_s", in->moments[i].at,
 						"rss", (json_int_t)g->rss, "native",
-						(json_int_t)(ledger_sum(g, "native.heap.used") +
-							     ledger_sum(g, "native.mmap")),
+						(json_int_t)ledger_sum(g, "native.heap.used") +
+							(json_int_t)ledger_sum(g, "native.mmap"),
 						"vm_used", (json_int_t)ledger_sum(g, "vm.used")));
 	}
 	return list;

@@ -118,6 +118,8 @@ void doctor_text(FILE *to, const struct verdict_input *in, const struct verdict 
 	char a[32], b[32], c[32], line[256], lead[32];
 	size_t i, n;
 
+	if (!v->v)
+		return;
 	for (i = 0; i < v->n; i++)
 		finding_print(&p, &v->v[i], i + 1, v->n);
 	if (v->v[0].code == FINDING_HEALTHY)

@@ -213,7 +213,7 @@ int main(int argc, char **argv)
 	struct target *t = NULL;
 	struct profile *p = NULL;
 	struct vm *vm = NULL;
-	const char *kind = argc > 4 ? argv[4] : "growth";
+	const char *kind = argc > 4 && argv[4] ? argv[4] : "growth";
 	char path[4096];
 	json_t *doc;
 	int ret, fd;

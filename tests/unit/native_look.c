@@ -197,7 +197,7 @@ int native_look(int pid, const char *file)
 		look_free(l);
 		ret = native_scan(o, &opts, &n, &err);
 	}
-	if (ret < 0) {
+	if (ret < 0 || !n) {
 		fprintf(stderr, "%s\n", err.text);
 		free(c.blocks);
 		free(c.truth);

@@ -30,9 +30,9 @@ static const struct column columns[] = {
 	[HIDDEN] = { .key = "hidden", .kind = COLUMN_COUNT },
 };
 
-#define LONG                                                                                \
-	"a_name_that_is_longer_than_any_page_that_a_terminal_has_and_then_some_more_of_it_" \
-	"and_more_still_because_an_atom_may_have_two_hundred_and_fifty_five_characters"
+#define LONG                                                                                 \
+	("a_name_that_is_longer_than_any_page_that_a_terminal_has_and_then_some_more_of_it_" \
+	 "and_more_still_because_an_atom_may_have_two_hundred_and_fifty_five_characters")
 
 static const char *const raw_names[] = {
 	"plain",
