@@ -239,8 +239,10 @@ int main(int argc, char **argv)
 	if (!ret)
 		ret = session_open(t, vm, code, &opts, &s, &err);
 	if (!ret && strncmp(kind, "native", 6) == 0) {
+		const char *blocks = getenv("BLOCKS");
+
 		native.library = kind[6] ? kind + 7 : NULL;
-		native.blocks = (size_t)atoi(getenv("BLOCKS") ? getenv("BLOCKS") : "0");
+		native.blocks = blocks ? (size_t)atoi(blocks) : 0;
 		kind = "native";
 		ret = session_add(s, &set_native, &native, &err);
 	} else if (!ret) {
