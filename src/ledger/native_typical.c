@@ -459,7 +459,7 @@ static ssize_t places_count(struct typical *t, size_t bucket, uint16_t owner, ui
 static int group_learn(struct typical *t, size_t bucket, uint16_t owner, uint32_t members)
 {
 	uint64_t from = rule_from(owner, (uint32_t)bucket);
-	/* The VM speaks first: it has to be surer. */
+	/* The VM leads to much that others made: it has to be surer. */
 	bool is_vm = t->s && owner == t->s->vm_owner;
 	unsigned filled = is_vm ? 90 : 50, clean = is_vm ? 70 : 50; /* percent */
 	struct rule *judged;
