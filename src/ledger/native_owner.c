@@ -405,6 +405,10 @@ static int jit_own(struct scan *s)
 		g->v[node].flags |= NODE_SEED;
 	}
 	free(v);
+	if (n < 0 && n != -ENOMEM)
+		native_note(s,
+			    "the JIT's description of its code could not be listed: its memory may "
+			    "be shown as unknown or as somebody else's");
 	return n == -ENOMEM ? -ENOMEM : 0;
 }
 
