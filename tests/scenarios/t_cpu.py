@@ -26,7 +26,9 @@ LOADS = [
     ("reload", 5000000, 0, 20,
      {"trace_hot:run/1", "trace_hot:again/1", "trace_hot:turn/2", "trace_load:reload/0",
       "code_server:call/1", "code:purge/1", "code:load_binary/3", "code:get_object_code/1",
-      "erts_code_purger:purge/1", "code:load_module/4", "code:load_module/5"}),
+      "erts_code_purger:purge/1", "code:load_module/4", "code:load_module/5",
+      # the loader proper: a BIF, called from a wrapper that stays on the stack
+      "erlang:prepare_loading/2", "erlang:prepare_loading_1/2", "erts_internal:prepare_loading/2"}),
     ("burn_normal", 1, 100, 12, set()),
     ("burn_dirty", 1, 100, 12, set()),
 ]
