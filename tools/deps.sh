@@ -21,9 +21,10 @@ tests='erlang-base erlang-dev erlang-tools erlang-runtime-tools erlang-crypto
 	debian-archive-keyring xz-utils zstd python3 procps util-linux mount mmdebstrap
 	ca-certificates git libjemalloc2'
 
-# A browser for the pages; C++ NIFs; capsh. (node and npm, for readers of other formats, are used
-# where they are: as packages of Debian they are hundreds.)
-optional='chromium fonts-dejavu-core g++ libcap2-bin'
+# A browser for the pages; C++ NIFs; capsh; flamegraph.pl, which NYTProf brings. (node and
+# npm, for readers of other formats, are used where they are: as packages of Debian they are
+# hundreds.)
+optional='chromium fonts-dejavu-core g++ libcap2-bin libdevel-nytprof-perl'
 
 wanted=$build
 [ "${1:-}" = --build ] || wanted="$build $tests"

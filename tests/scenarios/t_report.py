@@ -213,14 +213,25 @@ def pprof(tap, modules, file, doc):
 
 
 def flamegraph_pl(tap, folded, both):
-    program = shutil.which("flamegraph.pl")
-    if not program:
-        tap.skip("flamegraph.pl", "not on this machine, and Debian has no package of it")
+    """Brendan Gregg's own program: on the path, or as Debian's NYTProf brings it."""
+    program = shutil.which("flamegraph.pl") or "/usr/share/perl5/Devel/NYTProf/flamegraph.pl"
+    if not os.path.exists(program):
+        tap.skip("flamegraph.pl", "neither on the path nor in libdevel-nytprof-perl")
         return
     for name, text in (("folded", folded), ("folded --diff", both)):
         done = subprocess.run([program], input=text, capture_output=True, text=True, check=False)
-        tap.ok("flamegraph.pl draws " + name, done.returncode == 0 and "leak_malloc" in done.stdout,
-               done.stderr[-300:])
+        tap.ok("flamegraph.pl draws " + name, done.returncode == 0 and not done.stderr and
+               "leak_malloc" in done.stdout, done.stderr[-300:])
+        if done.returncode:
+            continue
+        root = ElementTree.fromstring(done.stdout)
+        boxes = [e.text for e in root.iter() if e.tag.endswith("title") and e.text]
+        whole = re.search(r"^all \(([\d,]+) samples", "\n".join(boxes), re.M)
+        # It takes the last column, and leaves out lines of nothing or less.
+        weights = [int(line.rsplit(" ", 1)[1]) for line in text.splitlines()]
+        tap.equal("flamegraph.pl counts what is in " + name,
+                  int(whole.group(1).replace(",", "")) if whole else boxes[:3],
+                  sum(w for w in weights if w > 0))
 
 
 # ---- what the formats say ---------------------------------------------------------------------
