@@ -4,10 +4,12 @@
 
 import re
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 from lab import Node, Tap, beamray, releases  # noqa: E402
+from traced import loaded  # noqa: E402
 
 
 def listing(node, what, *args):
@@ -104,9 +106,29 @@ def check_schedulers(tap, node, label):
            look["rows"][:3])
 
 
+def check_nif(tap, release, kind, role):
+    """A scheduler that is inside a NIF, which sleeps there."""
+    label = "OTP %s: " % release + kind
+    with loaded(release, kind, 1, 4000, rounds=1) as (node, work):
+        before = listing(node, "schedulers")["rows"]
+        (work / "go").touch()
+        inside = []
+        for _ in range(100):
+            inside = [r for r in listing(node, "schedulers")["rows"] if r["nif_module"]]
+            if inside:
+                break
+            time.sleep(0.05)
+        tap.equal(label + ": the scheduler in it, whose process, which module",
+                  [(r["role"].rsplit(" ", 1)[0], r["label"], r["nif_module"], r["state"])
+                   for r in inside], [(role, "trace_leaker", "trace_load", "running")])
+        tap.equal(label + ": and none before", [r for r in before if r["nif_module"]], [])
+
+
 def main():
     with Tap() as tap:
         for release in releases(tap):
+            check_nif(tap, release, "nap_normal", "scheduler")
+            check_nif(tap, release, "nap_dirty", "dirty io")
             label = "OTP " + release
             with Node(release) as node:
                 node.settle()
