@@ -19,10 +19,11 @@
  * is typical of another is not of this. So the blocks of a NIF or driver are judged
  * by themselves, by those of one size that have its name already: a place where
  * most of what is not 0 is a pointer to the beginning of a block, and most of these
- * blocks have the same name or no other pointer to them, is a field of theirs,
- * however seldom it is set (rules); what a new one has there gets the name too. A
- * block that nothing else points to gets it in any case: it is there for this
- * pointer. Of up to three blocks, every pointer carries the name, but weakly: any
+ * blocks have the same name or no other pointer to them, is a field of theirs
+ * (rules). If less than a fifth have one, nearly all must be so: it may be a place that
+ * their type never fills, with what was left there by others of the same library, and a
+ * foreign pointer in between. What a new one has there gets the name too. A block that
+ * nothing else points to gets it in any case: it is there for this pointer. Of up to three blocks, every pointer carries the name, but weakly: any
  * other name that comes over a typical edge takes its place.
  *
  * The first two words of a block tell more than the others: free() writes over
@@ -37,6 +38,7 @@
 #define FEW	       3
 #define TENTH	       10
 #define HALF	       2
+#define FIFTH	       5
 #define HEAD_WORDS     2
 #define HEAD_SHARE     200 /* of a content pointer in one of them: half a percent */
 #define SAMPLE_NODES   4096
@@ -361,6 +363,12 @@ static bool rule_for(const struct typical *t, uint16_t owner, uint32_t bucket, c
 	return t->rules[rule_slot(t, rule_from(owner, bucket), edge_place(e))].from != 0;
 }
 
+/* Nothing else points there. */
+static bool is_only(const struct typical *t, uint32_t node, const struct edge *e)
+{
+	return !(e->target & EDGE_IMAGE) && t->g->from[e->target] == node + 1;
+}
+
 enum edge_strength typical_edge(const struct typical *t, uint32_t node, const struct edge *e)
 {
 	const struct node *n = &t->g->v[node];
@@ -369,13 +377,14 @@ enum edge_strength typical_edge(const struct typical *t, uint32_t node, const st
 	if (e->word & EDGE_INNER)
 		return EDGE_CARRIES_NOT;
 	if (!t->teaches[n->owner]) {
-		if (e->word & EDGE_TYPICAL)
+		/* What is there for a block of several is not one's either. */
+		if (e->word & EDGE_TYPICAL || (n->owner == OWNER_SEVERAL && is_only(t, node, e)))
 			return EDGE_CARRIES;
 	} else if (t->n_rules &&
 		   (rule_for(t, n->owner, bucket, e) ||
 		    (t->below[bucket] < t->b.n && rule_for(t, n->owner, t->below[bucket], e)))) {
 		return EDGE_CARRIES;
-	} else if (!(e->target & EDGE_IMAGE) && t->g->from[e->target] == node + 1) {
+	} else if (is_only(t, node, e)) {
 		return EDGE_CARRIES;
 	} else if (n->flags & NODE_ROOTED && n->bytes <= ROOTED_BYTES &&
 		   !(e->target & EDGE_IMAGE) && !(t->g->v[e->target].flags & NODE_BY_VM)) {
@@ -409,14 +418,14 @@ static int few_learn(struct typical *t, size_t bucket, uint16_t owner)
 	return news;
 }
 
-/* Counts in a sample of the group, for every place, how many hold something and
+/* Counts in a sample of the group, one in `step`, for every place, how many hold something and
  * how many a pointer to the beginning of a block. Returns the places, or -errno. */
-static ssize_t places_count(struct typical *t, size_t bucket, uint16_t owner, uint32_t members)
+static ssize_t places_count(struct typical *t, size_t bucket, uint16_t owner, uint32_t step)
 {
 	struct graph *g = t->g;
 	uint64_t copy[PLACES];
 	size_t words = t->b.size[bucket] / 8, k;
-	uint32_t i, e, step = members > SAMPLE_GROUP ? members / SAMPLE_GROUP : 1, nth = 0;
+	uint32_t i, e, nth = 0;
 
 	if (words > PLACES)
 		words = PLACES;
@@ -454,7 +463,7 @@ static ssize_t places_count(struct typical *t, size_t bucket, uint16_t owner, ui
 }
 
 /* A live field is 0 or points to something. Where most of what is not 0 is a
- * pointer, it is one, however seldom it is set; a leftover lies among bytes,
+ * pointer, it is one, even if it is seldom set; a leftover lies among bytes,
  * numbers and other leftovers. */
 static int group_learn(struct typical *t, size_t bucket, uint16_t owner, uint32_t members)
 {
@@ -462,6 +471,7 @@ static int group_learn(struct typical *t, size_t bucket, uint16_t owner, uint32_
 	/* The VM leads to much that others made: it has to be surer. */
 	bool is_vm = t->s && owner == t->s->vm_owner;
 	unsigned filled = is_vm ? 90 : 50, clean = is_vm ? 70 : 50; /* percent */
+	uint32_t step = members > SAMPLE_GROUP ? members / SAMPLE_GROUP : 1;
 	struct rule *judged;
 	ssize_t k, words;
 	int news = 0, ret;
@@ -475,11 +485,13 @@ static int group_learn(struct typical *t, size_t bucket, uint16_t owner, uint32_
 	if (members < 2 * judged->members)
 		return 0; /* there is little to learn from a few more */
 	judged->members = members;
-	words = places_count(t, bucket, owner, members);
+	words = places_count(t, bucket, owner, step);
 	for (k = 0; k < words && ret >= 0; k++) {
+		bool seldom = (uint64_t)t->pointers[k] * FIFTH < members / step;
+
 		if (t->pointers[k] < FEW ||
-		    t->pointers[k] * 100ULL < (uint64_t)t->filled[k] * filled ||
-		    t->clean[k] * 100ULL < (uint64_t)t->pointers[k] * clean)
+		    t->pointers[k] * 100ULL < (uint64_t)t->filled[k] * (seldom ? 90 : filled) ||
+		    t->clean[k] * 100ULL < (uint64_t)t->pointers[k] * (seldom ? 95 : clean))
 			continue;
 		ret = rule_add(t, from, (uint64_t)k << 32 | (EDGE_IMAGE - 1));
 		news |= ret > 0;

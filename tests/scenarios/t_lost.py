@@ -27,6 +27,7 @@ def fill(node, n):
             node("call", library, what, min(n // 40, 100) if library == "own_z" else n)
         if what == "make":
             node("call", "own_c", "hold", 500)
+            node("call", "own_cpp", "relics", 0)
     node.settle()
 
 

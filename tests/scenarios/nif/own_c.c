@@ -238,6 +238,34 @@ static ERL_NIF_TERM nif_churn(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[
 	return enif_make_atom(env, "ok");
 }
 
+/* Where something lies that is reached in other ways: in the middle of the list on
+ * priv_data; a plain block of the array; a value of the table. */
+static ERL_NIF_TERM nif_where(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+	struct state *s = enif_priv_data(env);
+	struct entry *e = s->entries;
+	unsigned long what;
+	void *p = NULL;
+
+	(void)argc;
+	if (!truth_number(env, argv[0], &what) || !e || !array_used || !table || !table[0])
+		return enif_make_badarg(env);
+	switch (what) {
+	case 0:
+		for (unsigned i = 0; i < 200 && e->next; i++)
+			e = e->next;
+		p = e;
+		break;
+	case 1:
+		p = array[array_used / 2];
+		break;
+	case 2:
+		p = table[0]->value;
+		break;
+	}
+	return enif_make_uint64(env, (uint64_t)(uintptr_t)p);
+}
+
 static ERL_NIF_TERM nif_dump(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
 	char name[1024];
@@ -263,7 +291,7 @@ static int load(ErlNifEnv *env, void **priv_data, ERL_NIF_TERM load_info)
 static ErlNifFunc functions[] = {
 	{ "make", 1, nif_make, 0 },	    { "leak", 1, nif_leak, 0 },
 	{ "resource", 1, nif_resource, 0 }, { "churn", 1, nif_churn, 0 },
-	{ "dump", 1, nif_dump, 0 },
+	{ "dump", 1, nif_dump, 0 },	    { "where", 1, nif_where, 0 },
 };
 
 ERL_NIF_INIT(own_c, functions, load, NULL, NULL, NULL)

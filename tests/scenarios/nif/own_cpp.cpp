@@ -23,7 +23,9 @@ template <class T> struct noting {
 	typedef T value_type;
 
 	noting() = default;
-	template <class U> noting(const noting<U> &) {}
+	template <class U> noting(const noting<U> &)
+	{
+	}
 	T *allocate(size_t n)
 	{
 		return static_cast<T *>(truth_note(malloc(n * sizeof(T)), n * sizeof(T), losing));
@@ -33,8 +35,14 @@ template <class T> struct noting {
 		truth_forget(p);
 		free(p);
 	}
-	template <class U> bool operator==(const noting<U> &) const { return true; }
-	template <class U> bool operator!=(const noting<U> &) const { return false; }
+	template <class U> bool operator==(const noting<U> &) const
+	{
+		return true;
+	}
+	template <class U> bool operator!=(const noting<U> &) const
+	{
+		return false;
+	}
 };
 
 typedef std::basic_string<char, std::char_traits<char>, noting<char>> text;
@@ -42,7 +50,10 @@ typedef std::basic_string<char, std::char_traits<char>, noting<char>> text;
 struct shape {
 	virtual ~shape() = default;
 	virtual double area() const = 0;
-	void *operator new(size_t n) { return truth_note(malloc(n), n, losing); }
+	void *operator new(size_t n)
+	{
+		return truth_note(malloc(n), n, losing);
+	}
 	void operator delete(void *p)
 	{
 		truth_forget(p);
@@ -53,13 +64,19 @@ struct shape {
 
 struct square : shape {
 	double side = 1;
-	double area() const override { return side * side; }
+	double area() const override
+	{
+		return side * side;
+	}
 };
 
 struct polygon : shape {
 	std::vector<double, noting<double>> points;
 	shape *twin = nullptr;
-	double area() const override { return double(points.size()); }
+	double area() const override
+	{
+		return double(points.size());
+	}
 };
 
 typedef std::map<int, shape *, std::less<int>, noting<std::pair<const int, shape *>>> by_number;
@@ -71,11 +88,42 @@ struct world {
 	by_number shapes;
 	by_hash texts;
 	std::vector<text, noting<text>> names;
-	void *operator new(size_t n) { return truth_note(malloc(n), n, losing); }
-	void operator delete(void *p) { free(p); }
+	void *operator new(size_t n)
+	{
+		return truth_note(malloc(n), n, losing);
+	}
+	void operator delete(void *p)
+	{
+		free(p);
+	}
 };
 
 static world *the_world;
+
+/*
+ * Objects in recycled memory: the place that they do not fill holds what the last user left.
+ * Most of that is memory of this library, as its leftovers would be; some is another's.
+ */
+struct relic {
+	virtual ~relic() = default;
+	virtual int kind() const
+	{
+		return 1;
+	}
+	void *operator new(size_t n)
+	{
+		return truth_note(malloc(n), n, losing);
+	}
+	void operator delete(void *p)
+	{
+		free(p);
+	}
+	relic *next = nullptr;
+	void *unfilled[4];
+	char more[1000];
+};
+
+static relic *relics;
 
 static __attribute__((noinline)) world *build(unsigned long n)
 {
@@ -126,6 +174,28 @@ static ERL_NIF_TERM nif_leak(ErlNifEnv *env, int, const ERL_NIF_TERM argv[])
 	return enif_make_atom(env, "ok");
 }
 
+static ERL_NIF_TERM nif_relic(ErlNifEnv *env, int, const ERL_NIF_TERM argv[])
+{
+	ErlNifUInt64 address;
+
+	if (!enif_get_uint64(env, argv[0], &address) || !the_world)
+		return enif_make_badarg(env);
+	losing = 0;
+	for (int i = 0; i < 20; i++) {
+		relic *r = new relic;
+
+		memset(r->unfilled, 0, sizeof(r->unfilled));
+		memset(r->more, 0x44, sizeof(r->more));
+		if (i == 0)
+			r->unfilled[2] = reinterpret_cast<void *>(address);
+		else if (i < 3)
+			r->unfilled[2] = the_world->shapes[i];
+		r->next = relics;
+		relics = r;
+	}
+	return enif_make_atom(env, "ok");
+}
+
 static ERL_NIF_TERM nif_dump(ErlNifEnv *env, int, const ERL_NIF_TERM argv[])
 {
 	char name[1024];
@@ -145,6 +215,7 @@ static ErlNifFunc functions[] = {
 	{ "make", 1, nif_make, 0 },
 	{ "leak", 1, nif_leak, 0 },
 	{ "dump", 1, nif_dump, 0 },
+	{ "relic", 1, nif_relic, 0 },
 };
 
 ERL_NIF_INIT(own_cpp, functions, load, NULL, NULL, NULL)
