@@ -64,7 +64,7 @@ _beamray()
 		[[ $cur == -* ]] || compopt -o default
 		;;
 	list)
-		options="processes ets allocators carriers pins binaries resources nifs ports schedulers memory atoms modules literals persistent_terms native lost -p --pid --json -n --rows --sort --window --unit -o --output -h --help" ;;
+		options="processes stacks ets allocators carriers pins binaries resources nifs ports schedulers memory atoms modules literals persistent_terms native lost -p --pid --json -n --rows --sort --window --process --unit -o --output -h --help" ;;
 	check) options="-p --pid --json -o --output -v --verbose -h --help" ;;
 	*) return ;;
 	esac

@@ -11,10 +11,10 @@
 
 /* clang-format off */
 static const struct list_what *const whats[] = {
-	&list_processes, &list_ets,	  &list_allocators, &list_carriers, &list_pins,
-	&list_binaries,	 &list_resources, &list_nifs,	    &list_ports,    &list_schedulers,
-	&list_memory,	 &list_atoms,	  &list_modules,    &list_literals, &list_persistent_terms,
-	&list_native,	 &list_lost,
+	&list_processes, &list_stacks,	 &list_ets,	 &list_allocators, &list_carriers,
+	&list_pins,	 &list_binaries, &list_resources, &list_nifs,	   &list_ports,
+	&list_schedulers, &list_memory,	 &list_atoms,	 &list_modules,	   &list_literals,
+	&list_persistent_terms, &list_native, &list_lost,
 };
 /* clang-format on */
 #define N_WHATS (sizeof(whats) / sizeof(whats[0]))
@@ -34,6 +34,7 @@ static const char usage_tail[] =
 	"  -n, --rows N         rows of a table; default 20, all with --json\n"
 	"      --sort KEY       by another column, by its name in --json\n"
 	"      --window TIME    processes: look twice, so far apart, and show what changed\n"
+	"      --process WHO    stacks: of one process, <0.123.0> or its registered name\n"
 	"      --json           one JSON document (schema beamray.list/1)\n"
 	"      --unit UNIT      auto, B, KiB, MiB or GiB\n"
 	"  -o, --output FILE    write there instead of to the terminal\n"
@@ -171,12 +172,15 @@ static int run(int argc, char **argv)
 {
 	struct options o = { 0 };
 	struct error err = { 0 };
-	const char *sort = NULL;
+	const char *sort = NULL, *process = NULL;
 	size_t rows = 0;
 	double window = 0;
 	const struct option_own own[] = {
-		{ "n", true, option_number, &rows },  { "rows", true, option_number, &rows },
-		{ "sort", true, option_text, &sort }, { "window", true, option_time, &window },
+		{ "n", true, option_number, &rows },
+		{ "rows", true, option_number, &rows },
+		{ "sort", true, option_text, &sort },
+		{ "window", true, option_time, &window },
+		{ "process", true, option_text, &process },
 		{ NULL, false, NULL, NULL },
 	};
 	struct target *t = NULL;
@@ -202,12 +206,18 @@ static int run(int argc, char **argv)
 			j->what->name);
 		j->what = NULL;
 	}
+	if (j->what && process && !j->what->by_process) {
+		fprintf(stderr, "beamray list: %s cannot be told for one --process\n",
+			j->what->name);
+		j->what = NULL;
+	}
 	to = j->what ? output_open(&o) : NULL;
 	if (!to) {
 		free(j);
 		return EXIT_USAGE;
 	}
 	j->run.window_s = window;
+	j->run.process = process;
 	j->run.verbose = o.verbose > 0;
 	interrupts_catch();
 	ret = target_open(o.pid, &t, &err);

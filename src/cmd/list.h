@@ -35,7 +35,8 @@ struct list_run {
 	struct observer *observer;
 	const struct look *look; /* of this call */
 	struct listing *listing;
-	double window_s; /* --window; 0: not given */
+	double window_s;     /* --window; 0: not given */
+	const char *process; /* --process: a pid as text or a registered name; NULL: all */
 	bool verbose;
 	unsigned round; /* 0; with --window collect is called again, with 1 */
 	double between; /* round 1: seconds since round 0's look */
@@ -48,7 +49,8 @@ struct list_what {
 	const char *sort;	 /* key of the column that hurts; NULL: as collected */
 	const char *sort_window; /* the same with --window */
 	enum list_look look;
-	bool windowed; /* understands --window */
+	bool windowed;	 /* understands --window */
+	bool by_process; /* understands --process */
 	/* 0 or a negative errno, with the sentence in err unless it is -ENOMEM. With
 	 * --window round 0 leaves its listing empty: only that of round 1 is shown. */
 	int (*collect)(struct list_run *run, struct error *err);
@@ -61,6 +63,7 @@ int list_walk(struct list_run *run, const struct carriers_opts *opts, void (*res
 
 extern const struct list_what list_ets, list_pins, list_carriers, list_nifs, list_resources,
 	list_allocators, list_binaries, list_ports, list_processes, list_schedulers, list_memory,
-	list_atoms, list_modules, list_literals, list_persistent_terms, list_native, list_lost;
+	list_atoms, list_modules, list_literals, list_persistent_terms, list_native, list_lost,
+	list_stacks;
 
 #endif

@@ -271,7 +271,7 @@ static int collect(struct list_run *run, struct error *err)
 
 const struct list_what list_carriers = {
 	.name = "carriers",
-	.summary = "carriers: size, use, free blocks by size, in pool, resident",
+	.summary = "size, use, free blocks by size, in the pool, resident",
 	.sort = "free_resident",
 	.collect = collect,
 };

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 from lab import Node, Tap, beamray, releases  # noqa: E402
 
-WHATS = ["processes", "schedulers", "memory", "atoms", "modules", "literals", "persistent_terms"]
+WHATS = ["processes", "stacks", "schedulers", "memory", "atoms", "modules", "literals", "persistent_terms"]
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
