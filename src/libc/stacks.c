@@ -37,7 +37,8 @@
 #define PTHREAD_TID	   720
 #define PTHREAD_STACK	   1680
 #define PTHREAD_STACK_SIZE 1688
-#define PTHREAD_BYTES	   1696
+#define PTHREAD_GUARD	   1696
+#define PTHREAD_BYTES	   1704
 /* start_routine: 2.36 and 2.41, and 2.31 and 2.43 */
 static const unsigned start_routines[] = { 1592, 1600 };
 
@@ -98,6 +99,18 @@ static bool pthread_verify(struct search *s, uint64_t fs, uint8_t *copy)
 	       stack + size > stack && stack < fs && fs < stack + size;
 }
 
+/* glibc maps stackblock_size bytes, which need not be whole pages (2.31 to 2.43), so
+ * its last page is the stack's to the end. One that the program brought, which has no
+ * guard, may lie beside other things. */
+static uint64_t stack_bytes(const uint8_t *copy)
+{
+	uint64_t size = heap_word(copy, PTHREAD_STACK_SIZE);
+
+	if (!heap_word(copy, PTHREAD_GUARD))
+		return size;
+	return (size + TARGET_PAGE - 1) / TARGET_PAGE * TARGET_PAGE;
+}
+
 static int thread_add(struct search *s, uint64_t fs, const uint8_t *copy)
 {
 	struct libc_threads *th = s->out;
@@ -121,7 +134,7 @@ static int thread_add(struct search *s, uint64_t fs, const uint8_t *copy)
 		.fs = fs,
 		.tid = (pid_t)tid,
 		.stack = heap_word(copy, PTHREAD_STACK),
-		.stack_size = heap_word(copy, PTHREAD_STACK_SIZE),
+		.stack_size = stack_bytes(copy),
 	};
 	th->n++;
 	return 0;

@@ -96,5 +96,17 @@ def main():
                 near(tap, label + " stacks of eight threads", grew("native.stack"),
                      took("thread", "usable"), 8 * 24 * 1024)
 
+                # Stacks that are no whole number of pages, of threads that ended: the rest
+                # of the last page is the stack's too, and nobody's mmap.
+                node("ill", "load", node.dir)
+                node("ill", "once", "nif", "leak", "unjoined", 1, 100000)
+                step.moved()
+                node("ill", "once", "nif", "leak", "unjoined", 200, 100000)
+                grew, _, _ = step.moved()
+                near(tap, label + " beside the stacks of 200 ended threads", grew(*names), 0,
+                     32 * 1024)
+                tap.ok(label + " the stacks of 200 ended threads: two pages each at least",
+                       grew("native.stack") >= 200 * 8192, grew("native.stack"))
+
 
 main()

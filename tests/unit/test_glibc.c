@@ -481,6 +481,15 @@ static void threads_are_found_without_and_with_lies(void **state)
 	assert_int_equal(s[0].tid, 4711);
 	assert_int_equal(s[0].pthread, PTHREAD);
 	free(s);
+	/* No whole pages: glibc's own reaches to the end of the last one, another's does not. */
+	put(w, PTHREAD + 1688, STACK_BYTES - 1000);
+	assert_int_equal(libc_stacks_read(w->t, &w->mappings, NULL, w->r, hints, 1, &s), 1);
+	assert_int_equal(s[0].end, STACK + STACK_BYTES - 1000);
+	free(s);
+	put(w, PTHREAD + 1696, 4096);
+	assert_int_equal(libc_stacks_read(w->t, &w->mappings, NULL, w->r, hints, 1, &s), 1);
+	assert_int_equal(s[0].end, STACK + STACK_BYTES);
+	free(s);
 	/* A list that leads to itself, and a stack block that does not hold fs. */
 	put(w, PTHREAD + 704, PTHREAD + 704);
 	put(w, PTHREAD + 712, 0x10);
