@@ -34,9 +34,34 @@ static void add(struct record_trace *t, struct watch *w, const char *name,
 	struct error err = { 0 };
 	int ret = session_add(w->session, class, opts, &err);
 
-	if (ret && t->n_notes < sizeof(t->notes) / sizeof(t->notes[0]))
+	if (ret && t->n_notes < RECORD_NOTES)
 		snprintf(t->notes[t->n_notes++], sizeof(t->notes[0]), "%s was not traced: %s.",
 			 name, err.text[0] ? err.text : strerror(-ret));
+}
+
+static void notice_text(char *buf, size_t size, const struct set_stats *s)
+{
+	snprintf(buf, size, "Tracing: %s.", s->notice);
+}
+
+/* What the sets say of themselves before anything was seen: what they cost more here, or
+ * do not see. Kept now: the governor's words may take their place. */
+static void notices_keep(struct record_trace *t, struct watch *w)
+{
+	struct session_stats st;
+
+	session_stats(w->session, &st);
+	for (unsigned i = 0; i < SET_N; i++)
+		if (st.sets[i].name && st.sets[i].notice[0] && t->n_notes < RECORD_NOTES)
+			notice_text(t->notes[t->n_notes++], sizeof(t->notes[0]), &st.sets[i]);
+}
+
+static bool noted(const struct record_trace *t, const char *text)
+{
+	for (unsigned i = 0; i < t->n_notes; i++)
+		if (strcmp(t->notes[i], text) == 0)
+			return true;
+	return false;
 }
 
 void record_trace_open(struct record_trace *t, struct watch *w)
@@ -61,6 +86,7 @@ void record_trace_open(struct record_trace *t, struct watch *w)
 		add(t, w, "offcpu", &set_offcpu, &off);
 	if (t->native)
 		add(t, w, "native", &set_native, &native);
+	notices_keep(t, w);
 	for (size_t i = 0; i < N_KINDS; i++)
 		if (kinds[i].profile && session_set(w->session, kinds[i].set)) {
 			size_t n = strlen(t->kinds);
@@ -354,8 +380,9 @@ int record_trace_end(struct record_trace *t, struct watch *w, struct recorder *r
 	session_stats(w->session, &st);
 	for (unsigned i = 0; !ret && i < SET_N; i++)
 		if (st.sets[i].name && st.sets[i].notice[0]) {
-			snprintf(text, sizeof(text), "Tracing: %s.", st.sets[i].notice);
-			ret = recorder_note(r, text, err);
+			notice_text(text, sizeof(text), &st.sets[i]);
+			if (!noted(t, text))
+				ret = recorder_note(r, text, err);
 		}
 	if (!ret && st.lost_records + st.lost_stacks) {
 		snprintf(text, sizeof(text),

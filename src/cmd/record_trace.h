@@ -9,22 +9,25 @@
 #include "cmd/watch.h"
 #include "profile/recording.h"
 
+#define RECORD_NOTES 16
+
 struct record_trace {
 	bool no_cpu, offcpu, gc, no_carriers;
-	bool native;	     /* malloc and its relatives ... */
-	const char *library; /* ... as this library calls them; NULL: all */
-	double long_gc;	     /* seconds; 0: default */
-	size_t large_heap;   /* words; 0: default */
-	size_t frequency;    /* of samples; 0: default */
-	double offcpu_min;   /* seconds; 0: default */
-	bool lost;	     /* more than 1% of what came was lost */
-	char kinds[100];     /* of profiles that are recorded, with commas */
-	char notes[8][600];  /* sentences: what could not be attached */
+	bool native;		       /* malloc and its relatives ... */
+	const char *library;	       /* ... as this library calls them; NULL: all */
+	double long_gc;		       /* seconds; 0: default */
+	size_t large_heap;	       /* words; 0: default */
+	size_t frequency;	       /* of samples; 0: default */
+	double offcpu_min;	       /* seconds; 0: default */
+	bool lost;		       /* more than 1% of what came was lost */
+	char kinds[100];	       /* of profiles that are recorded, with commas */
+	char notes[RECORD_NOTES][600]; /* sentences: what could not be attached, or costs more here */
 	unsigned n_notes;
 };
 
 /* Adds the sets to the watch's session, if it has one; what cannot be had becomes a
- * note. Before the first look. */
+ * note, and so does what a set says of itself (a probe that has to be single-stepped): to
+ * be printed before the first look. */
 void record_trace_open(struct record_trace *t, struct watch *w);
 /* Profiles, tables and counters as of a look, inside of a transaction; `look` NULL: the
  * target has gone since the last one. */

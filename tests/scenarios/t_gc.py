@@ -112,6 +112,10 @@ def recorded(tap, label, release):
             tap.skip(label + ": recorded", err)
             return
         report = lab.beamray("report", file, "-f", "json").json()
+        stepped = "single-steps"
+        said = [n for n in report["notes"] if stepped in n]
+        tap.equal(label + ": a probe that is single-stepped is said before it starts, and recorded "
+                  "once", (err.count(stepped), len(said)), (1, 1) if release == "29" else (0, 0))
         by_pid = {r["process"].split(" ")[0]: r for r in report["collections"]}
         wrong = [(row, by_pid.get(row["pid"])) for row in truth
                  if row["pid"] not in by_pid or
