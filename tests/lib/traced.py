@@ -23,7 +23,7 @@ class Denied(Exception):
 
 
 @contextmanager
-def loaded(release, kind, count, size, rounds=40, pause=25, flags=(), env=()):
+def loaded(release, kind, count, size, rounds=40, pause=25, flags=(), env=(), namespaces=False):
     """A node whose load is ready to begin as soon as WORK/go is there: (node, WORK)."""
     base = scenario_dir(release)
     work = base / ("growth-%d-%s" % (os.getpid(), kind))
@@ -34,7 +34,7 @@ def loaded(release, kind, count, size, rounds=40, pause=25, flags=(), env=()):
                  str(work / "trace_nif.so"), str(lab.nif_include())], "compiling the NIF")
         start = ["-s", "trace_load", "start", kind, str(work), str(work), str(count), str(size),
                  str(rounds), str(pause)]
-        with Node(release, flags=(*flags, *start), env=env) as node:
+        with Node(release, flags=(*flags, *start), env=env, namespaces=namespaces) as node:
             for _ in range(200):
                 if (work / "ready").exists():
                     break
@@ -56,10 +56,10 @@ def told(work):
 
 
 def traced(release, kind, count, size, rounds=40, pause=25, budget=0, profile="growth", frequency=0,
-           flags=(), env=(), prefix=(), environ=None):
+           flags=(), env=(), prefix=(), environ=None, namespaces=False):
     """Runs one load under the tracer: (what came out, bytes that the NIF took). `env` is the
     node's, `environ` the tracer's."""
-    with loaded(release, kind, count, size, rounds, pause, flags, env) as (node, work):
+    with loaded(release, kind, count, size, rounds, pause, flags, env, namespaces) as (node, work):
         done = subprocess.run(tool(node, work, budget, profile, frequency, prefix),
                               capture_output=True, text=True, check=False, timeout=100,
                               env={**os.environ, **(environ or {})})
