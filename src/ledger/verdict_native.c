@@ -398,6 +398,27 @@ static const char *unknown_why(const struct judge *j)
 	       "held, which makes no page fault";
 }
 
+/* Calls of malloc are watched from a second or two on. What came before, and no more,
+ * cannot be named by them; that it stopped is worth knowing. */
+static void stopped_before_attach(struct judge *j, const struct native_case *n, struct finding *f)
+{
+	int64_t since, before;
+
+	if (!j->in->trace.native)
+		return;
+	since = heap_since_attach(j);
+	before = n->heap - since;
+	if (before <= 0 || since * 10 > before)
+		return;
+	evidence_add(f, before, "bytes",
+		     "libc heap in use grew before malloc was watched (from %.0f s on)",
+		     j->in->trace.native_from);
+	confidence_set(f, CONFIDENCE_LOW,
+		       "it came before malloc was watched (from %.0f s on) and has stopped since, "
+		       "so no call was seen to take it",
+		       j->in->trace.native_from);
+}
+
 static void report_unknown(struct judge *j, struct native_case *n)
 {
 	int64_t total = n->heap + n->mapped, named = n->named_heap + n->named_mapped;
@@ -416,6 +437,8 @@ static void report_unknown(struct judge *j, struct native_case *n)
 	evidence_add(f, n->heap, "bytes", "libc heap in use grew (two ledgers)");
 	evidence_add(f, n->mapped, "bytes", "anonymous mappings of nobody grew (two ledgers)");
 	confidence_set(f, CONFIDENCE_LOW, "%.300s", unknown_why(j));
+	if (!mapped)
+		stopped_before_attach(j, n, f);
 	growth_curve(j, f, moment_accounts, mapped ? mmap_accounts : heap_accounts);
 	lost_evidence(j, f);
 }

@@ -324,12 +324,13 @@ static void calls_of_malloc_name_who_faults_do_not(void **state)
 {
 	struct profile *calls = profile_new("native", "bytes");
 	struct verdict_moment m = { .at = 4 };
-	struct side middle;
+	struct side middle, late;
 	struct scene s;
 	struct verdict *v;
 
 	(void)state;
 	memset(&middle, 0, sizeof(middle));
+	memset(&late, 0, sizeof(late));
 	scene_make(&s);
 	row(&s.a, "native.heap.used", 10 * MB);
 	row(&s.b, "native.heap.used", 30 * MB);
@@ -370,6 +371,17 @@ static void calls_of_malloc_name_who_faults_do_not(void **state)
 	assert_int_equal(v->n, 2);
 	assert_string_equal(v->v[0].subject, "unknown");
 	assert_int_equal(v->v[1].grew_bytes, 4 * MB);
+	assert_null(strstr(v->v[0].why, "has stopped since"));
+	verdict_free(v);
+
+	/* all of it came before calls were watched: that is said */
+	calls->stacks[0].weight = 0;
+	side_make(&late);
+	row(&late, "native.heap.used", 30 * MB);
+	m.ledger = &late.g;
+	v = judge(&s);
+	assert_string_equal(v->v[0].subject, "unknown");
+	assert_non_null(strstr(v->v[0].why, "(from 4 s on) and has stopped since"));
 	verdict_free(v);
 	profile_free(calls);
 	scene_free(&s);
