@@ -121,6 +121,9 @@ const char *finding_words(const struct finding *f)
 		       "reachable.";
 	if (f->code == FINDING_NATIVE_GROWTH && strcmp(f->subject, "unknown") == 0 && f->grew_bytes)
 		return "Native memory grows by %g (%m), and nobody was seen to take it.";
+	if (f->code == FINDING_NATIVE_GROWTH && strcmp(f->subject, "unknown") == 0 && f->owner[0])
+		return "Lost: nobody points to %b of %m any more; likely it is the leak of %o, "
+		       "from before the watch.";
 	if (f->code == FINDING_NATIVE_GROWTH && strcmp(f->subject, "unknown") == 0)
 		return "Lost: nobody points to %b of %m any more; whose it was is not known.";
 	if (f->code == FINDING_THREAD_STACKS && !f->subject[0])

@@ -162,7 +162,7 @@ void verdict_so_far(const struct verdict_input *in, int64_t *grew, int64_t *expl
 
 const char *finding_code_name(enum finding_code code); /* "nif-leak" */
 /* The answer in one sentence, with %s for the subject, %b for bytes, %g for what of it
- * came during the watch and %m for the mechanism in words. */
+ * came during the watch, %m for the mechanism in words and %o for the owner. */
 const char *finding_words(const struct finding *f);
 const char *mechanism_words(const char *mechanism);
 /* Is it a claim that something grew? */

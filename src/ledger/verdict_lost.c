@@ -96,11 +96,46 @@ static void groups_add(struct finding *f, const struct native *n, const char *ow
 	}
 }
 
+/*
+ * Plain buffers from before the watch do not say whose they are. But when one library
+ * alone leaks now, what it leaked during the watch lies among them; and if what is lost of
+ * all other sizes is less than half of that, most of its blocks have the size that nearly
+ * all have. Then the rest is likely its own, from before. Returns that finding and sets
+ * *top, or NULL.
+ */
+static const struct finding *same_leak(const struct judge *j, const struct native *n, uint64_t lost,
+				       const struct native_lost **top)
+{
+	const struct finding *leak = NULL;
+	size_t i;
+
+	for (i = 0; i < j->v->n; i++) {
+		const struct finding *f = &j->v->v[i];
+
+		if (strcmp(f->mechanism, "libc") != 0 || !f->grew_bytes || f->kept)
+			continue;
+		if (leak || strcmp(f->subject, "unknown") == 0)
+			return NULL;
+		leak = f;
+	}
+	*top = NULL;
+	for (i = 0; i < n->n_lost; i++)
+		if (!n->lost[i].owner[0] && n->lost[i].mechanism == NATIVE_LIBC &&
+		    (!*top || n->lost[i].resident > (*top)->resident))
+			*top = &n->lost[i];
+	if (!leak || !*top || lost - (*top)->resident >= (leak->grew_bytes - leak->lost_bytes) / 2)
+		return NULL;
+	return leak;
+}
+
 static void lost_report(struct judge *j, const struct rule *r, const struct native_lost *like,
 			bool mapped)
 {
 	const struct native *n = proved(j);
 	const char *owner = like ? like->owner : NULL;
+	const struct native_lost *top = NULL;
+	const struct finding *leak;
+	char likely[sizeof(leak->subject)] = "";
 	uint64_t lost = lost_of(n, owner, mapped), had = counted(j, owner, mapped);
 	struct finding *f;
 
@@ -109,6 +144,9 @@ static void lost_report(struct judge *j, const struct rule *r, const struct nati
 	/* stacks of threads that ended are not all known to be stacks (rule_native()) */
 	if (mapped && !like && (int64_t)(lost - had) * 4 < j->stacks_grew)
 		return;
+	leak = owner || mapped ? NULL : same_leak(j, n, lost, &top);
+	if (leak) /* the next line may move it */
+		snprintf(likely, sizeof(likely), "%s", leak->subject);
 	f = finding_add(j,
 			!like				     ? FINDING_NATIVE_GROWTH
 			: like->class == NATIVE_CLASS_NIF    ? FINDING_NIF_LEAK
@@ -124,6 +162,15 @@ static void lost_report(struct judge *j, const struct rule *r, const struct nati
 	if (had)
 		evidence_add(f, (int64_t)had, "bytes", "of it grew during the watch (see there)");
 	groups_add(f, n, owner, mapped);
+	if (likely[0]) {
+		snprintf(f->owner, sizeof(f->owner), "%s", likely);
+		confidence_set(f, CONFIDENCE_MEDIUM,
+			       "no pointer leads to these blocks. That they are the same leak from "
+			       "before is likely, not proved: nearly all that is lost has %llu "
+			       "bytes, so what %.60s lost during the watch has too",
+			       (unsigned long long)top->size, likely);
+		return;
+	}
 	confidence_set(f, CONFIDENCE_MEDIUM, "%s",
 		       owner ? "no pointer leads to these blocks, and what is in them is of this "
 			       "library; memory that is known to the kernel alone would look alike"

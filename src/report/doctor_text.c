@@ -31,6 +31,8 @@ static void headline(const struct page *p, const struct finding *f, char *out, s
 			put = unit_format(number, sizeof(number), p->opts->unit, f->grew_bytes);
 		else if (w[0] == '%' && w[1] == 'm')
 			put = mechanism_words(f->mechanism);
+		else if (w[0] == '%' && w[1] == 'o')
+			put = f->owner;
 		if (!put) {
 			out[n++] = *w;
 			continue;
@@ -87,7 +89,7 @@ static void finding_print(const struct page *p, const struct finding *f, size_t 
 	if (f->code == FINDING_HEALTHY)
 		return;
 	fputc('\n', p->to);
-	if (f->owner[0])
+	if (f->owner[0] && !strstr(finding_words(f), "%o"))
 		fprintf(p->to, "    owner           %.60s\n", f->owner);
 	if (finding_grows(f) && f->bytes_per_s > 0) {
 		unit_format(line, sizeof(line), p->opts->unit, (uint64_t)f->bytes_per_s);

@@ -487,6 +487,62 @@ static void kept_is_told_from_lost(void **state)
 	scene_free(&s);
 }
 
+/* What was lost before the watch is joined with the one leak that makes blocks of the
+ * same size now, and with nothing else. */
+static void old_losses_are_joined_by_size(void **state)
+{
+	struct native_lost lost[2] = {
+		{ .mechanism = NATIVE_LIBC, .size = 1008, .count = 30000, .resident = 30 * MB },
+		{ .mechanism = NATIVE_LIBC, .size = 48, .count = 1000, .resident = MB },
+	};
+	struct native scan = { .heap_walked = true, .lost_proved = true, .lost = lost, .n_lost = 2 };
+	struct scene s;
+	struct verdict *v;
+
+	(void)state;
+	scene_make(&s);
+	s.in.scan.native = &scan;
+	row(&s.a, "native.heap.used", 30 * MB);
+	row(&s.b, "native.heap.used", 38 * MB);
+	struct frame f[] = {
+		name(&s, 1, true, FRAME_LIBC, "malloc", "libc.so.6"),
+		name(&s, 2, false, FRAME_NIF, "lose", "leak_nif.so"),
+	};
+
+	stack_of(&s, f, 2, 8 * MB);
+	v = judge(&s);
+	assert_int_equal(v->n, 2);
+	assert_int_equal(v->v[0].code, FINDING_NATIVE_GROWTH); /* the larger */
+	assert_string_equal(v->v[0].subject, "unknown");
+	assert_string_equal(v->v[0].owner, "leak_nif.so");
+	assert_int_equal(v->v[0].bytes, 23 * MB);
+	assert_int_equal(v->v[0].grew_bytes, 0);
+	assert_non_null(strstr(finding_words(&v->v[0]), "likely"));
+	assert_string_equal(v->v[1].subject, "leak_nif.so");
+	assert_int_equal(v->v[1].grew_bytes, 8 * MB);
+	verdict_free(v);
+
+	/* so much of another size: the leak may be that one */
+	lost[1].resident = 10 * MB;
+	v = judge(&s);
+	assert_string_equal(v->v[0].owner, "");
+	verdict_free(v);
+	lost[1].resident = MB;
+
+	/* two that leak: it may be either's */
+	struct frame g[] = {
+		name(&s, 1, true, FRAME_LIBC, "malloc", "libc.so.6"),
+		name(&s, 3, false, FRAME_NIF, "other", "other_nif.so"),
+	};
+
+	row(&s.b, "native.heap.used", 4 * MB);
+	stack_of(&s, g, 2, 4 * MB);
+	v = judge(&s);
+	assert_string_equal(v->v[0].owner, "");
+	verdict_free(v);
+	scene_free(&s);
+}
+
 static void thresholds_are_parsed_strictly(void **state)
 {
 	struct verdict_opts o = verdict_defaults;
@@ -528,6 +584,7 @@ int main(void)
 		cmocka_unit_test(growth_that_stopped_says_when),
 		cmocka_unit_test(nobody_took_more_than_there_is),
 		cmocka_unit_test(kept_is_told_from_lost),
+		cmocka_unit_test(old_losses_are_joined_by_size),
 		cmocka_unit_test(thresholds_are_parsed_strictly),
 	};
 
