@@ -51,6 +51,11 @@ class CannotRun(Exception):
 
 # ---- tools -----------------------------------------------------------------------------
 
+def heed_interrupts():
+    """What a shell starts in the background ignores them, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Tool:
     """A program that is started, attached, and stopped by SIGINT."""
 
@@ -65,7 +70,8 @@ class Tool:
         if not shutil.which(command[0]):
             raise CannotRun("%s is not on this machine" % command[0])
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log,
-                                        stderr=subprocess.STDOUT, cwd=folder)
+                                        stderr=subprocess.STDOUT, cwd=folder,
+                                        preexec_fn=heed_interrupts)
         end = time.monotonic() + ATTACH_S
         while not self.attached(self):
             if self.process.poll() is not None or time.monotonic() > end:

@@ -130,7 +130,7 @@ def without_btf(tap, label, pid, tmp):
     hide = ["unshare", "-m", "sh", "-c", "mount --bind %s /sys/kernel/btf || exit 99; exec \"$@\"" %
             empty, "sh"]
     run = beamray("record", "-p", pid, "-d", 1, "-o", file, prefix=hide)
-    if run.code == 99:
+    if run.code == 99 or "unshare" in run.err:
         tap.skip(label + ": without BTF", "no mount here")
         return
     tap.ok(label + ": record without BTF: ledgers, and why", run.code == 0 and
