@@ -1,5 +1,6 @@
-"""Load for the real systems: a client of AMQP 0-9-1 and one of XMPP, each as small as it
-can be and still use what a busy server uses. Both run in threads of this process."""
+"""Load for the real systems: clients of AMQP 0-9-1, of XMPP and of a web application
+(tools/roots/shop.exs), each as small as it can be and still use what a busy server uses.
+They run in threads of this process."""
 
 import base64
 import hashlib
@@ -180,3 +181,59 @@ class Xmpp(Load):
             wait(rb"<body>%s</body>" % body.encode())
             self.count += 1
         send("</stream:stream>")
+
+
+# ---- HTTP --------------------------------------------------------------------
+
+class Http(Load):
+    """Reads pages and says something in rooms, connection after connection, while others
+    listen there. Two thousand users in all, so that sessions and caches find their size."""
+
+    clients = 4
+    users, rooms, listeners = 2000, 8, 24
+
+    def __init__(self, port):
+        self.listening = []
+        for i in range(self.listeners):
+            sock = socket.create_connection(("127.0.0.1", port), 20)
+            sock.sendall(b"GET /listen?room=%d HTTP/1.1\r\nHost: x\r\n\r\n" % (i % self.rooms))
+            self.listening.append(sock)
+            threading.Thread(target=self.drain, args=(sock,), daemon=True).start()
+        super().__init__(port)
+
+    def drain(self, sock):
+        try:
+            while sock.recv(65536):
+                pass
+        except OSError:
+            pass
+
+    def session(self, number):
+        with socket.create_connection(("127.0.0.1", self.port), 20) as sock:
+            file = sock.makefile("rb")
+            for i in range(200):
+                if not self.going:
+                    return
+                user = (self.count * 7 + number * 500) % self.users
+                if i % 5:
+                    sock.sendall(b"GET /page?user=%d HTTP/1.1\r\nHost: x\r\n\r\n" % user)
+                else:
+                    sock.sendall(b"POST /say?room=%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d"
+                                 b"\r\n\r\n%s" % (user % self.rooms, len(PAYLOAD), PAYLOAD))
+                status = file.readline()
+                if b" 200 " not in status:
+                    raise ValueError("answered %r" % status)
+                length = 0
+                while True:
+                    line = file.readline().strip().lower()
+                    if not line:
+                        break
+                    if line.startswith(b"content-length:"):
+                        length = int(line.split(b":")[1])
+                file.read(length)
+                self.count += 1
+
+    def stop(self):
+        super().stop()
+        for sock in self.listening:
+            sock.close()

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """The doctor on busy systems that nobody here wrote: no false accusation.
 
-RabbitMQ under publish and consume, ejabberd under messages, an Elixir node. They are healthy; what their own figures confirm
-(vm-data, vm-retained) may be said, nothing of NIFs, drivers or native growth.
+RabbitMQ under publish and consume, ejabberd under messages, a web application in Elixir under
+requests. They are healthy; what their own figures confirm (vm-data, vm-retained) may be
+said, nothing of NIFs, drivers or native growth.
 """
 # timeout: 1500
 
@@ -14,14 +15,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 from clinic import Doctor  # noqa: E402
 from lab import LONG, TOP, NodeError, System, Tap  # noqa: E402
-from load import Amqp, Xmpp  # noqa: E402
+from load import Amqp, Http, Xmpp  # noqa: E402
 
-# name, suite, runs: 20 in all with --long
-SYSTEMS = [("rabbitmq", "bookworm", 1)]
+# name, suite, runs: 24 in all with --long
+SYSTEMS = [("rabbitmq", "bookworm", 1), ("elixir", "bookworm", 1)]
 if LONG:
-    SYSTEMS = [("rabbitmq", "bookworm", 8), ("ejabberd", "bookworm", 8), ("elixir", "bookworm", 4)]
+    SYSTEMS = [("rabbitmq", "bookworm", 8), ("ejabberd", "bookworm", 8), ("elixir", "bookworm", 8)]
 
-LOADS = {"rabbitmq": lambda system: Amqp(35672), "ejabberd": lambda system: Xmpp(system, 35222)}
+LOADS = {"rabbitmq": lambda system: Amqp(35672), "ejabberd": lambda system: Xmpp(system, 35222),
+         "elixir": lambda system: Http(36080)}
 
 
 def examine(tap, system, label, runs):
@@ -64,11 +66,8 @@ def main():
                 tap.ok("%s: starts" % label, False, e)
                 continue
             with system:
-                if name not in LOADS:
-                    examine(tap, system, label, runs)
-                    continue
                 with LOADS[name](system) as load:
-                    time.sleep(5)
+                    time.sleep(8)
                     examine(tap, system, label, runs)
                     tap.ok("%s: there was a load" % label, load.count > 20 and not load.error,
                            (load.count, load.error))

@@ -107,17 +107,14 @@ inside_ejabberd() {
 	END
 }
 
+# A web application, see shop.exs.
 inside_elixir() {
+	echo "cat >/tmp/shop.exs <<'END_OF_SHOP'"
+	cat "$here/shop.exs"
 	cat <<-'END'
+		END_OF_SHOP
 		export HOME=/tmp LC_ALL=C.UTF-8
-		exec elixir --no-halt -e '
-		{:ok, agent} = Agent.start_link(fn -> %{} end)
-		for i <- 1..20_000, do: Agent.update(agent, &Map.put(&1, i, String.duplicate("x", 100)))
-		{:ok, _} = Application.ensure_all_started(:ssl)
-		tasks = for i <- 1..200, do: Task.async(fn -> Process.sleep(:infinity); i end)
-		IO.puts("ready")
-		Process.sleep(:infinity)
-		tasks' </dev/null
+		exec elixir --no-halt /tmp/shop.exs </dev/null
 	END
 }
 
