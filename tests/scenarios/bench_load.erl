@@ -44,6 +44,8 @@ load(ets, C) ->
         _ = ets:lookup(T, (N * 7) rem 10000),
         N + 1
     end, 1);
+%% Fresh pages all the time: a mapping for each, given back at once.
+load(faults, C) -> loop(C, fun(_) -> _ = binary:copy(<<"0123456789abcdef">>, 65536), ok end, ok);
 %% terms to binaries and their hashes
 load(crypto, C) ->
     {ok, _} = application:ensure_all_started(crypto),
