@@ -11,6 +11,11 @@
  * not on it, but the programs may be used under the GPL (see COPYING). */
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+static __always_inline __u32 tid_of(__u64 id)
+{
+	return (__u32)id;
+}
+
 static __always_inline bool is_target(__u64 id)
 {
 	struct bpf_pidns_info ns = {};
@@ -30,7 +35,8 @@ static __always_inline bool is_target(__u64 id)
 	return true;
 }
 
-/* The same for a task that is not the current one. */
+/* The same for a task that need not be the current one. In a pid namespace only the current
+ * one can be asked who it is there, so the first of the target that is tells us for all. */
 static __always_inline bool is_task_of_target(struct task_struct *task)
 {
 	struct control *c;
@@ -38,12 +44,14 @@ static __always_inline bool is_task_of_target(struct task_struct *task)
 	if (!cfg.ns_ino)
 		return (__u32)task->tgid == cfg.tgid;
 	c = control_get();
-	return c && c->host_tgid && (__u32)task->tgid == c->host_tgid;
-}
+	if (!c)
+		return false;
+	if (!c->host_tgid) {
+		__u64 id = bpf_get_current_pid_tgid();
 
-static __always_inline __u32 tid_of(__u64 id)
-{
-	return (__u32)id;
+		return (__u32)task->pid == tid_of(id) && is_target(id);
+	}
+	return (__u32)task->tgid == c->host_tgid;
 }
 
 static __always_inline void send(const void *ev, __u64 bytes)

@@ -45,9 +45,15 @@ def loaded(release, kind, count, size, rounds=40, pause=25, flags=(), env=(), na
         shutil.rmtree(work, ignore_errors=True)
 
 
-def tool(node, work, budget=0, profile="growth", frequency=0, prefix=()):
-    """The tracer's command line."""
-    return [*prefix, str(TOOL), str(node.pid), str(work), str(budget), profile, str(frequency)]
+def tool(node, work, budget=0, profile="growth", frequency=0, prefix=(), inside=False):
+    """The tracer's command line; `inside` of the node's pid namespace, with its ids."""
+    pid = node.pid
+    if inside:
+        status = Path("/proc/%d/status" % pid).read_text()
+        prefix = ("nsenter", "-t", str(pid), "-p", "unshare", "-m", "sh", "-c",
+                  'mount -t proc proc /proc && exec "$@"', "sh", *prefix)
+        pid = int(status.split("NSpid:")[1].split("\n")[0].split()[-1])
+    return [*prefix, str(TOOL), str(pid), str(work), str(budget), profile, str(frequency)]
 
 
 def told(work):
@@ -56,11 +62,12 @@ def told(work):
 
 
 def traced(release, kind, count, size, rounds=40, pause=25, budget=0, profile="growth", frequency=0,
-           flags=(), env=(), prefix=(), environ=None, namespaces=False):
+           flags=(), env=(), prefix=(), environ=None, namespaces=False, inside=False):
     """Runs one load under the tracer: (what came out, bytes that the NIF took). `env` is the
-    node's, `environ` the tracer's."""
+    node's, `environ` the tracer's. `namespaces`: the node has its own; `inside`: so has the
+    tracer, the same."""
     with loaded(release, kind, count, size, rounds, pause, flags, env, namespaces) as (node, work):
-        done = subprocess.run(tool(node, work, budget, profile, frequency, prefix),
+        done = subprocess.run(tool(node, work, budget, profile, frequency, prefix, inside),
                               capture_output=True, text=True, check=False, timeout=100,
                               env={**os.environ, **(environ or {})})
         if done.returncode == 77:
@@ -81,13 +88,13 @@ def erlang(frames):
 class Watched:
     """A node of ours with the tracer on it: `with Watched(node, "gc") as w: ...`, then w.out."""
 
-    def __init__(self, node, profile, budget=1):
+    def __init__(self, node, profile, budget=1, inside=False):
         self.node, self.out = node, None
         self.work = scenario_dir(node.release) / ("watched-%d-%d" % (os.getpid(), node.pid))
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
         self.go = self.work / "go"  # the tracer makes it when it is attached
-        self.command = [str(TOOL), str(node.pid), str(self.work), str(budget), profile]
+        self.command = tool(node, self.work, budget, profile, inside=inside)
 
     def start(self):
         """The tracer, attached."""
