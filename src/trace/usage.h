@@ -46,9 +46,10 @@ struct process_usage {
 	uint64_t samples[STATE_N];
 	/* Times that it stayed scheduled in on a normal scheduler for at least the
 	 * threshold, from samples in a row between which it was not scheduled out: the
-	 * longest of these took at least and at most so long (0: it is not over). What
-	 * is shorter than two samples, in its own processor time, is not seen, however
-	 * long the machine kept it from running. */
+	 * longest of these took at least and at most so long (0: it is not over). All
+	 * are counted that last the threshold and two periods of the samples, in the
+	 * thread's own processor time; not what is long because it blocks, or because
+	 * the machine kept it from running. */
 	uint64_t long_schedules, longest_ns, longest_most_ns;
 };
 

@@ -112,12 +112,31 @@ def one_load(tap, label, release, load):
             label, low, high, long[1]), low <= long[1] + 1 and (not high or high >= long[1] - 1))
 
 
+def schedules(tap, label, release):
+    """Long schedules at the default frequency: never one that is none; from 100 ms and two
+    periods on all of them."""
+    for kind, ms, all_of_them in (("burn_normal", 70, True), ("burn_normal", 120, False),
+                                  ("burn_normal", 160, True), ("nap_normal", 150, False)):
+        out, _ = traced(release, kind, 1, ms, rounds=10, pause=20, budget=1, profile="cpu")
+        _, _, (told, longest) = clocks(out["clocks"])
+        mine = next((p for p in out["processes"] if p["label"] == "trace_leaker"), {"long": 0})
+        kept = busy_machine(out)
+        name = "%s %s of %d ms at 49 Hz: %d long schedules, the monitor has %d%s" % (
+            label, kind, ms, mine["long"], told, " on a busy machine" if kept else "")
+        tap.ok(name, mine["long"] == told if all_of_them and not kept else mine["long"] <= told,
+               mine)
+        if mine["long"]:
+            tap.ok(name + ": at least %.0f ms, the longest took %d" % (
+                mine["longest_ns"] / 1e6, longest), mine["longest_ns"] / 1e6 <= longest + 1)
+
+
 def main():
     with Tap() as tap:
         for release in releases(tap):
             try:
                 for load in LOADS if LONG else LOADS[:1] + LOADS[2:]:
                     one_load(tap, "OTP " + release, release, load)
+                schedules(tap, "OTP " + release, release)
             except Denied as e:
                 tap.skip("OTP %s schedulers" % release, str(e))
 

@@ -52,10 +52,16 @@ def cpu(tap, label, release, inside):
                     frequency=997, namespaces=True, inside=inside)
     stacks = mine(out, "burn_normal")
     chained(tap, label + " cpu", stacks)
-    wall = [line.split() for line in out["clocks"] if line.startswith("wall scheduler ")]
+    wall = [line.split() for line in out["clocks"] if line.startswith("wall ")]
     threads = {t["label"]: t for t in out["threads"]}
-    tap.equal(label + " sched: every scheduler of the VM is there", [
-        w[2] for w in wall if "scheduler " + w[2] not in threads], [])
+    names = {"scheduler": "scheduler ", "dirty_cpu": "dirty cpu ", "dirty_io": "dirty io "}
+    theirs = {names[w[1]] + w[2] for w in wall}
+    ours = {t["label"] for t in out["threads"] if 1 <= t["role"] <= 3}
+    tap.equal(label + " sched: schedulers that the VM does not have", sorted(ours - theirs), [])
+    # from inside, those that do not run meanwhile cannot be told
+    need = {name for name in theirs if name.startswith("scheduler ")} if inside else theirs
+    tap.equal(label + " sched: every scheduler of the VM is there", sorted(need - ours), [])
+    wall = [w for w in wall if w[1] == "scheduler"]
     busiest = max(wall, key=lambda w: int(w[3]))
     t = threads.get("scheduler " + busiest[2], {"busy": 0, "ns": [0, 0, 0, 0]})
     ours, theirs = t["busy"] * sum(t["ns"]), int(busiest[3])
