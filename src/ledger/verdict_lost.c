@@ -90,7 +90,7 @@ static void groups_add(struct finding *f, const struct native *n, const char *ow
 			continue;
 		shown++;
 		evidence_add(f, (int64_t)g->resident, "bytes",
-			     "%llu of %llu bytes each%s%.40s%s%.60s", (unsigned long long)g->count,
+			     "%llu of %llu bytes each%s%.40s%s%.100s", (unsigned long long)g->count,
 			     (unsigned long long)g->size, g->threads[0] ? ", in the arena of " : "",
 			     g->threads, g->candidates[0] ? "; perhaps " : "", g->candidates);
 	}

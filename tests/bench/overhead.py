@@ -2,12 +2,14 @@
 """What tools cost a node: CPU time of its threads for an operation, with the tool attached
 and without, in pairs one after the other.
 
-    tests/bench/overhead.py [--quick] [-r REL] [-l "gc ets"] [-t PATTERN] [-o FILE]
+    tests/bench/overhead.py [--pairs N] [--seconds S] [-r REL] [-l "gc ets"] [-t PATTERN] [-o FILE]
+    tests/bench/overhead.py --long MINUTES [-r REL] [-l "gc ets"]
 
 Loads: gc, binaries, messages, ets, crypto; each is one saturated loop that counts its
-operations. Tools: beamray's default probes, a recording with a look every 10 s, growth alone, the
-default probes with each set that is on demand; and beside them, where they run, `perf record -F 49 -g`, bcc's memleak, and
-bpftrace at page faults and at 49 Hz.
+operations. Tools: beamray's default probes with the default budget (as a user has them) and
+without one (what they cost if nothing is thinned), growth alone, the default probes with each
+set that is on demand, without a budget too; and beside them, where they run, `perf record -F
+49 -g`, bcc's memleak, and bpftrace at page faults and at 49 Hz.
 
 CPU time is that of /proc/PID/task/*/schedstat: system time is in it, and what interrupts
 and probes take from the threads. A pair is a window without the tool and one with it, in
@@ -16,9 +18,11 @@ Printed are the median of the pairs and their spread. A row "nothing" has no too
 says how much of a difference is the machine's own. Run it on a machine that does nothing
 else; on a busy one only large ratios mean anything.
 
-  --quick   3 pairs of 1 s instead of 9 of 3 s
+  --pairs, --seconds   how many of what length; 5 of 2 s: a quarter of an hour for all
   -t        only tools whose name matches
   -o FILE   all figures as JSON
+  --long    one recording with the default settings over so many minutes, on a node that
+            does one load after the other: what was lost, memory of the kernel's maps, size
 """
 
 import argparse
@@ -108,12 +112,11 @@ class Tool:
 
 
 class Beamray(Tool):
-    def __init__(self, name, *options, interval="1h"):
+    def __init__(self, name, *options, budget=("--budget", "100"), interval="1h"):
         def command(pid, file):
             return [PROGRAM, "record", "-p", pid, "-o", file, "-d", "1h", "-i", interval,
-                    "--budget", "100", *options]
+                    *budget, *options]
         super().__init__(name, command, Beamray.has_look)
-        self.interval = interval
 
     def has_look(self):
         try:
@@ -143,14 +146,17 @@ def said(pattern):
 
 def tools():
     options = beamray("record", "--help").out
-    found = [Nothing(), Beamray("beamray record"),
-             Beamray("beamray record -i 10s", interval="10s")]
+    found = [Nothing(), Beamray("beamray record", budget=()),
+             Beamray("beamray record, no budget")]
     # the default sets alone, and with each that is on demand
-    for name, switches in (("growth alone", ["--no-cpu"]), ("--carriers", ["--carriers"]),
-                           ("--gc", ["--gc"]), ("--native", ["--native"]),
-                           ("--offcpu", ["--offcpu"])):
-        if all(re.search(r"%s\b" % s, options) for s in switches):
-            found.append(Beamray("beamray record, " + name, *switches))
+    for name, switches, budgets in (("growth alone", ["--no-cpu", "--no-carriers"], [0]),
+                                    ("--gc", ["--gc"], [1, 0]), ("--native", ["--native"], [1, 0]),
+                                    ("--offcpu", ["--offcpu"], [1, 0])):
+        if not all(re.search(r"%s\b" % s, options) for s in switches):
+            continue
+        for budget in budgets:
+            found.append(Beamray("beamray record, %s%s" % (name, "" if budget else ", no budget"),
+                                 *switches, **({"budget": ()} if budget else {})))
     found.append(Tool("perf record -F 49 -g",
                       lambda pid, file: ["perf", "record", "-F", "49", "-g", "-p", pid, "-o", file],
                       lambda tool: os.path.exists(tool.file)))
@@ -224,24 +230,61 @@ def show(tool, r):
     extra = "" if r["kernel_bytes"] is None else "  %5.1f MiB kernel" % (r["kernel_bytes"] / 2**20)
     if r["lost"]:
         extra += "  LOST %d" % r["lost"]
-    print("  %-34s %6.3f  (%.3f .. %.3f)  %5.1f%%  %6.1f MiB%s" %
+    print("  %-37s %6.3f  (%.3f .. %.3f)  %5.1f%%  %6.1f MiB%s" %
           (tool, r["ratio"], r["low"], r["high"], 100 * r["own_cpu"], r["rss"] / 2**20, extra),
           flush=True)
 
 
+def endurance(release, loads, minutes):
+    """One recording over all loads, each twice, at full load."""
+    tool = Beamray("beamray record", budget=(), interval="30s")
+    with Node(release, flags=FLAGS) as node, tempfile.TemporaryDirectory() as folder:
+        node("bench", "start", loads[0])
+        tool.start(node.pid, folder)
+        cpu, start, peak = tool.usage()[0], time.monotonic(), 0
+        faults = minor_faults(node.pid)
+        try:
+            for kind in loads * 2:
+                node("bench", "start", kind)
+                time.sleep(minutes * 60 / (2 * len(loads)))
+                peak = max(peak, tool.usage()[1])
+            cpu, faults = tool.usage()[0] - cpu, minor_faults(node.pid) - faults
+            spent = time.monotonic() - start
+        finally:
+            tool.stop()
+        figures = dict(rows(tool.file, "SELECT name, value FROM counter ORDER BY look"))
+        print("%.1f minutes of %s on OTP %s: %d page faults, %d records, %d stacks\n"
+              "lost records %d, lost stacks %d, probes missed %d\n"
+              "maps of the kernel %.1f MiB, beamray %.1f MiB at most, %.2f%% of a core; "
+              "probes %.2f%% at the end\nrecording %.1f MiB" %
+              (spent / 60, " ".join(loads), release, faults, figures.get("trace.records", 0),
+               figures.get("trace.stacks", 0), figures.get("trace.lost_records", 0),
+               figures.get("trace.lost_stacks", 0), figures.get("trace.missed", 0),
+               figures.get("trace.kernel_bytes", 0) / 2**20, peak / 2**20, 100 * cpu / spent,
+               figures.get("trace.cpu_ppm", 0) / 1e4, os.path.getsize(tool.file) / 2**20))
+
+
+def minor_faults(pid):
+    return int(Path("/proc/%d/stat" % pid).read_text().rsplit(") ", 1)[1].split()[7])
+
+
 def main():
     parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--long", type=float, metavar="MINUTES")
     parser.add_argument("-r", "--release", default="25")
     parser.add_argument("-l", "--loads", default=" ".join(LOADS))
     parser.add_argument("-t", "--tools", default="")
     parser.add_argument("-o", "--output")
     options = parser.parse_args()
-    pairs, seconds = (3, 1) if options.quick else (9, 3)
+    pairs, seconds = options.pairs, options.seconds
+    if options.long:
+        return endurance(options.release, options.loads.split(), options.long)
     chosen = [t for t in tools() if re.search(options.tools, t.name)]
     figures, impossible = {}, {}
     load = os.getloadavg()[0]
-    print("CPU for an operation with the tool / without, median of %d pairs of %d s (spread);\n"
+    print("CPU for an operation with the tool / without, median of %d pairs of %g s (spread);\n"
           "the tool's own CPU of one core and memory. OTP %s, %d CPUs, load average %.1f%s" %
           (pairs, seconds, options.release, os.cpu_count(), load,
            ": NOT A QUIET MACHINE" if load > 0.5 else ""))
@@ -266,9 +309,9 @@ def main():
     for tool in chosen:
         ratios = [f[tool.name]["ratio"] for f in figures.values() if tool.name in f]
         if ratios:
-            print("  %-34s %6.3f" % (tool.name, statistics.median(ratios)))
+            print("  %-37s %6.3f" % (tool.name, statistics.median(ratios)))
     for name, why in impossible.items():
-        print("  %-34s does not run here: %s" % (name, why))
+        print("  %-37s does not run here: %s" % (name, why))
     if options.output:
         Path(options.output).write_text(json.dumps(
             {"pairs": pairs, "seconds": seconds, "release": options.release, "load": load,
