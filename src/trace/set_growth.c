@@ -18,7 +18,7 @@
 #define LIVE_MAX (128u << 20) /* of the live map, which takes 0.1% of what it describes */
 #define HELD_MAX (1u << 20)
 #define HIT_NS	 80 /* an empty program at page_fault_user: 64 and 84 ns, medians of 25 pairs */
-#define LEVELS	 3  /* some 80 stacks a second on each CPU: less tells nothing */
+#define LEVELS	 4  /* some 80 stacks a second on each CPU: less tells nothing */
 
 struct growth_set {
 	struct set set;
@@ -156,9 +156,9 @@ static void growth_thin(struct set *set, unsigned level)
 	struct growth_limits *l = self(set)->limits.mem;
 
 	l->place_burst = 10;
-	l->place_interval = (40000000ULL << level); /* 25 a second */
-	l->cpu_burst = 50 >> level;
-	l->cpu_interval = 4000000ULL << level; /* 250 a second on each CPU */
+	l->place_interval = (20000000ULL << level); /* 50 a second */
+	l->cpu_burst = 100 >> level;
+	l->cpu_interval = 2000000ULL << level; /* 500 a second on each CPU */
 	l->reserve_burst = 20;		       /* at every level: 100 a second, and 10 a process */
 	l->reserve_interval = 10000000ULL;
 	l->process_burst = 4;
