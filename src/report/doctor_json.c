@@ -96,6 +96,11 @@ json_t *doctor_json(const struct verdict_input *in, const struct verdict *v,
 		json_array_append_new(findings, finding_json(in, &v->v[i]));
 	json_object_set_new(doc, "findings", findings);
 	json_object_set_new(doc, "moments", moments_json(in));
+	json_object_set_new(doc, "traced", json_boolean(in->trace.growth));
+	json_object_set_new(doc, "not_traced_because",
+			    !in->trace.growth && in->trace.why_missing
+				    ? json_string(in->trace.why_missing)
+				    : json_null());
 	json_object_set_new(doc, "malloc_watched_from_s",
 			    in->trace.native ? json_real(in->trace.native_from) : json_null());
 	json_object_set_new(doc, "scan",

@@ -113,6 +113,19 @@ static void finding_print(const struct page *p, const struct finding *f, size_t 
 	fputc('\n', p->to);
 }
 
+/* What two ledgers alone cannot tell has to be said beside "healthy" too. */
+static void not_traced(const struct page *p)
+{
+	char line[640];
+
+	snprintf(line, sizeof(line),
+		 "%.300s%sTwo ledgers tell what grew, and whose the tagged blocks are; not who "
+		 "calls malloc or mmap, nor what came and went in between.",
+		 p->in->trace.why_missing ? p->in->trace.why_missing : "",
+		 p->in->trace.why_missing ? ". " : "");
+	paragraph(p->to, "not traced: ", line, p->opts->columns);
+}
+
 void doctor_text(FILE *to, const struct verdict_input *in, const struct verdict *v,
 		 const struct doctor_text_opts *opts)
 {
@@ -144,8 +157,13 @@ void doctor_text(FILE *to, const struct verdict_input *in, const struct verdict 
 				       : 0.0);
 	snprintf(lead, sizeof(lead), "pid %d, ", (int)target_pid(in->o->target));
 	paragraph(to, lead, line, opts->columns);
-	if (in->trace.why_missing && !in->trace.growth)
-		paragraph(to, "no stacks: ", in->trace.why_missing, opts->columns);
+	if (!in->before.ledger)
+		paragraph(to, "one look: ",
+			  "it tells what is used, free and lost; not what grows, nor who makes it "
+			  "grow",
+			  opts->columns);
+	else if (!in->trace.growth)
+		not_traced(&p);
 	if (in->trace.growth)
 		fprintf(to, "%llu events and stacks lost", (unsigned long long)in->trace.lost);
 	if (in->trace.growth && opts->cpu_fraction >= 0)

@@ -59,6 +59,12 @@ def privileges(tap, label, node):
                   ("native-growth", "low"))
         tap.ok("%s: ... says why nobody is named" % label, "CAP_" in first["confidence_reason"],
                first["confidence_reason"])
+        tap.ok("%s: ... and that it did not trace" % label, not answer["traced"]
+               and "CAP_" in (answer["not_traced_because"] or ""), answer["not_traced_because"])
+    healthy = beamray("doctor", "-p", node.pid, "-d", "1s", "--no-uprobes", "--no-scan")
+    tap.ok("%s: healthy as far as two ledgers tell" % label, healthy.code == 0
+           and healthy.out.startswith("Healthy") and "not traced: tracing was switched off"
+           in healthy.out, healthy.out)
     nobody = beamray("doctor", "-p", node.pid, "-d", "1s",
                      prefix=["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
     tap.ok("%s: no privileges: exit code 4 and a sentence" % label,
@@ -132,6 +138,8 @@ def still(tap, label, release):
         tap.ok("%s: one look finds what is lost, and accuses nobody of it" % label,
                len(lost) == 1 and lost[0]["subject"] == "unknown" and not lost[0]["grew_bytes"]
                and abs(lost[0]["lost_bytes"] - held) < 0.05 * held, (held, one["findings"]))
+        text = beamray("doctor", "-p", node.pid, "--still", "--no-scan").out
+        tap.ok("%s: one look says that it is one" % label, "\none look: " in text, text)
         node("fragment", "binary", "96")
         done = beamray("doctor", "-p", node.pid, "--still")
         tap.ok("%s: one look finds fragmentation" % label,
