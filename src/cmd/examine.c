@@ -11,7 +11,8 @@
  *	           the still image: what of native memory nobody points to
  *
  * A moment costs as much as a ledger (a fraction of a second on most nodes), so on a
- * large node there are fewer of them: looking takes at most a tenth of the watch.
+ * large node there are fewer of them: looking takes at most a tenth of the watch. The
+ * first ones are close together, for a leak may be short.
  */
 #include "cmd/examine.h"
 
@@ -26,7 +27,7 @@
 
 #define MOMENTS_WANTED 8
 #define MOMENT_LEAST_S 0.4
-#define MOMENT_FIRST_S 0.6
+#define MOMENT_FIRST_S 0.3
 #define SCAN_MOST_S    10.0
 
 static void say(const char *text)
@@ -240,24 +241,27 @@ static void progress(const struct examination *e, double at)
 static int watch(struct examination *e, struct error *err)
 {
 	double start = seconds_now(), end = start + e->opts.seconds, now;
-	double step = e->opts.seconds / MOMENTS_WANTED, next;
+	double step = e->opts.seconds / MOMENTS_WANTED, gap = MOMENT_FIRST_S, next;
 	int ret = 0;
 
 	if (step < 10 * e->look[0]->seconds)
 		step = 10 * e->look[0]->seconds;
 	if (step < MOMENT_LEAST_S)
 		step = MOMENT_LEAST_S;
-	/* the first one early: what was not seen by malloc's probes has no name */
-	next = start + (step > MOMENT_FIRST_S && 10 * e->look[0]->seconds < MOMENT_FIRST_S
-				? MOMENT_FIRST_S
-				: step);
+	/* close together at first: what came before malloc's probes has no name */
+	if (gap < 10 * e->look[0]->seconds)
+		gap = 10 * e->look[0]->seconds;
+	if (gap > step)
+		gap = step;
+	next = start + gap;
 	while (ret == 0 && !interrupted && (now = seconds_now()) < end) {
 		double until = next < end ? next : end;
 
 		progress(e, now - start);
 		if (now >= next && e->n_moments < MOMENTS_MAX && end - now > step / 2) {
 			ret = moment_take(e, start, err);
-			next = seconds_now() + step;
+			gap = 2 * gap < step ? 2 * gap : step;
+			next = seconds_now() + gap;
 			continue;
 		}
 		if (now >= next)

@@ -321,7 +321,7 @@ void growth_curve(struct judge *j, struct finding *f, moment_value_fn *value, co
 	if (end.at - in->moments[i].at < end.at / 4)
 		return;
 	f->grew_until = in->moments[i].at;
-	evidence_add(f, (int64_t)(f->grew_until + 0.5), "seconds",
+	evidence_add(f, (int64_t)(f->grew_until + 0.999), "seconds",
 		     "into the watch it had stopped growing; not given back");
 }
 

@@ -25,7 +25,7 @@ enum finding_code {
 enum confidence { CONFIDENCE_LOW, CONFIDENCE_MEDIUM, CONFIDENCE_HIGH };
 
 struct evidence {
-	char what[200]; /* escaped */
+	char what[240]; /* escaped */
 	int64_t value;
 	const char *unit; /* "bytes", "percent", "blocks", "carriers", "threads" ... */
 };

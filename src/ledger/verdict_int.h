@@ -49,6 +49,8 @@ void rule_libc(struct judge *j, const struct rule *r);
 
 /* What of a finding's growth is lost, what is kept. */
 void lost_evidence(struct judge *j, struct finding *f);
+/* And of what sizes it is, when nobody is known to have taken it. */
+void lost_groups(struct judge *j, struct finding *f);
 
 /* Are so many bytes above the rule's floor and its share of RSS? */
 bool rule_reached(const struct judge *j, const struct rule *r, int64_t bytes);

@@ -90,10 +90,18 @@ static void groups_add(struct finding *f, const struct native *n, const char *ow
 			continue;
 		shown++;
 		evidence_add(f, (int64_t)g->resident, "bytes",
-			     "%llu of %llu bytes each%s%.40s%s%.100s", (unsigned long long)g->count,
+			     "%llu of %llu bytes each%s%.63s%s%.120s", (unsigned long long)g->count,
 			     (unsigned long long)g->size, g->threads[0] ? ", in the arena of " : "",
 			     g->threads, g->candidates[0] ? "; perhaps " : "", g->candidates);
 	}
+}
+
+void lost_groups(struct judge *j, struct finding *f)
+{
+	const struct native *n = proved(j);
+
+	if (n && !f->kept)
+		groups_add(f, n, NULL, strcmp(f->mechanism, "mmap") == 0);
 }
 
 /*

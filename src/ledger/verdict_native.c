@@ -441,6 +441,7 @@ static void report_unknown(struct judge *j, struct native_case *n)
 		stopped_before_attach(j, n, f);
 	growth_curve(j, f, moment_accounts, mapped ? mmap_accounts : heap_accounts);
 	lost_evidence(j, f);
+	lost_groups(j, f);
 }
 
 /* The VM's own mallocs. When code was loaded, they are what the JIT keeps of it, and

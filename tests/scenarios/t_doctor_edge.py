@@ -148,6 +148,32 @@ def still(tap, label, release):
         tap.ok("%s: the text keeps to 80 columns" % label, not wide, wide)
 
 
+def early(tap, label, release):
+    """A leak that is over before malloc is watched, into memory that libc held: no page
+    fault and no call was seen. How much, that it stopped, and what of it is lost is."""
+    with Node(release, env=["MALLOC_ARENA_MAX=1", "MALLOC_TRIM_THRESHOLD_=1000000000"]) as node:
+        node("ill", "load", node.dir)
+        node("ill", "once", "nif", "leak", "cache", 8000, 1000)
+        node("ill", "once", "nif", "drop_cache")
+        node.settle()
+        doctor = Doctor(node.pid)
+        doctor.begun.wait(60)
+        node("ill", "once", "nif", "leak", "malloc", 4000, 1000)
+        answer = doctor.answer()
+        if not tap.ok("%s: an answer" % label, answer is not None, doctor.err):
+            return
+        first = answer["findings"][0]
+        tap.equal("%s: code, owner" % label, (first["code"], first["subject"]),
+                  ("native-growth", "unknown"))
+        tap.ok("%s: bytes" % label, abs(first["grew_bytes"] - 4000 * 1008) < 200000,
+               first["grew_bytes"])
+        tap.ok("%s: says that it came before malloc was watched, and stopped" % label,
+               "has stopped since" in first["confidence_reason"], first["confidence_reason"])
+        lost = [e for e in first["evidence"] if "of 1008 bytes each" in e["what"]]
+        tap.ok("%s: says which blocks are lost, 97%% of them at least" % label,
+               lost and 0.97 < lost[0]["value"] / (4000 * 1008) <= 1, first["evidence"])
+
+
 def main():
     with Tap() as tap:
         check = subprocess.run([PROGRAM, "check"], capture_output=True, text=True, check=False)
@@ -164,6 +190,7 @@ def main():
             interrupted(tap, label + " becomes another program", release,
                         ("ill", "once", "nif", "become"))
             still(tap, label, release)
+            early(tap, label + " early leak", release)
             if not LONG and release != "25":
                 continue
             with Node(release) as node:

@@ -319,11 +319,27 @@ static void missing_pieces_are_inconclusive(void **state)
 	scene_free(&s);
 }
 
+static bool is_evidence(const struct finding *f, int64_t value, const char *what)
+{
+	size_t i;
+
+	for (i = 0; i < f->n_evidence; i++)
+		if (f->evidence[i].value == value && strcmp(f->evidence[i].what, what) == 0)
+			return true;
+	return false;
+}
+
 /* libc handed out memory that it held: faults say little, calls of malloc say who. */
 static void calls_of_malloc_name_who_faults_do_not(void **state)
 {
 	struct profile *calls = profile_new("native", "bytes");
 	struct verdict_moment m = { .at = 4 };
+	struct native_lost lost = {
+		.mechanism = NATIVE_LIBC, .size = 1008, .count = 20000, .resident = 20 * MB
+	};
+	struct native scan = {
+		.heap_walked = true, .lost_proved = true, .lost = &lost, .n_lost = 1
+	};
 	struct side middle, late;
 	struct scene s;
 	struct verdict *v;
@@ -379,9 +395,11 @@ static void calls_of_malloc_name_who_faults_do_not(void **state)
 	side_make(&late);
 	row(&late, "native.heap.used", 30 * MB);
 	m.ledger = &late.g;
+	s.in.scan.native = &scan; /* and what the still image knows of it */
 	v = judge(&s);
 	assert_string_equal(v->v[0].subject, "unknown");
 	assert_non_null(strstr(v->v[0].why, "(from 4 s on) and has stopped since"));
+	assert_true(is_evidence(&v->v[0], 20 * MB, "20000 of 1008 bytes each"));
 	verdict_free(v);
 	profile_free(calls);
 	scene_free(&s);
