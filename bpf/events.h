@@ -202,6 +202,7 @@ enum event_kind {
 	EVENT_SAMPLE,
 	/* sched */
 	EVENT_SCHED_END,
+	EVENT_SCHED_AWAY,
 	/* offcpu */
 	EVENT_OFFCPU,
 	EVENT_N
@@ -452,6 +453,18 @@ struct sched_thread {
 	__u64 switches; /* off the processor */
 	__u32 class;	/* enum sched_class */
 	__u32 pad;
+	/* a normal scheduler: the process that it left the processor with, 0 if none */
+	__u64 process, reds;
+};
+
+/* A scheduler was off the processor for that long, with a process scheduled in: to
+ * whoever tells long schedules, as good as a sample at either end. */
+#define SCHED_AWAY_MIN_NS 10000000ULL
+
+struct event_sched_away {
+	struct event e;
+	__u64 process, reds;
+	__u64 from, to;
 };
 
 struct event_sched_end { /* a thread has ended */

@@ -23,6 +23,40 @@ static __always_inline void class_set(struct sched_thread *t, __u32 class, __u64
 	t->class = class;
 }
 
+/* The process that a normal scheduler leaves with. Only the current thread's memory can be
+ * read, so it is done here and not when the scheduler comes back. */
+static __always_inline void process_note(struct sched_thread *s, const struct thread *t,
+					 __u32 class)
+{
+	__u64 proc;
+
+	s->process = 0;
+	if (class == SCHED_IDLE || !t || t->vm.role != ROLE_SCHEDULER || !cfg.proc_reds)
+		return;
+	proc = scheduler_word(t->vm.scheduler, cfg.sched_current_process);
+	if (proc && (read_user(&s->process, sizeof(s->process), proc + cfg.proc_id) ||
+		     read_user(&s->reds, sizeof(s->reds), proc + cfg.proc_reds))) {
+		count(COUNT_READ_FAILED);
+		s->process = 0;
+	}
+}
+
+static __always_inline void away_send(struct sched_thread *s, __u32 tid, __u64 now)
+{
+	struct event_sched_away ev = {};
+
+	if (s->process && now - s->since >= SCHED_AWAY_MIN_NS) {
+		ev.e.kind = EVENT_SCHED_AWAY;
+		ev.e.tid = tid;
+		ev.process = s->process;
+		ev.reds = s->reds;
+		ev.from = s->since;
+		ev.to = now;
+		send(&ev, sizeof(ev));
+	}
+	s->process = 0;
+}
+
 static __always_inline void switched_out(struct task_struct *task, bool preempt, __u64 now)
 {
 	struct sched_thread *s, fresh = {};
@@ -38,12 +72,14 @@ static __always_inline void switched_out(struct task_struct *task, bool preempt,
 	if (s) {
 		class_set(s, class, now);
 		s->switches++;
+		process_note(s, t, class);
 		return;
 	}
 	if (task->flags & PF_EXITING)
 		return;
 	fresh.since = now;
 	fresh.class = class;
+	process_note(&fresh, t, class);
 	if (bpf_map_update_elem(&sched_threads, &tid, &fresh, BPF_NOEXIST))
 		count(COUNT_FULL);
 }
@@ -56,6 +92,7 @@ static __always_inline void switched_in(struct task_struct *task, __u64 now)
 	count(COUNT_HITS);
 	s = bpf_map_lookup_elem(&sched_threads, &tid);
 	if (s) {
+		away_send(s, tid, now);
 		class_set(s, SCHED_RUNNING, now);
 		return;
 	}

@@ -254,8 +254,8 @@ static void long_text(FILE *to, const struct recording_view *v,
 		if (!n)
 			continue;
 		if (!any)
-			fprintf(to, "\nLONG SCHEDULES (100 ms between samples; not what blocks, "
-				    "none of ports)\n");
+			fprintf(to, "\nLONG SCHEDULES (of 100 ms for sure; those of ports are not "
+				    "seen)\n");
 		any = true;
 		if (most)
 			snprintf(head, sizeof(head), "%5llu  longest %llu to %llu ms",

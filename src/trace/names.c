@@ -138,15 +138,22 @@ static const struct residency *vm_fresh(struct vm *vm)
 	return res;
 }
 
-static void ask(struct names *n, struct process_name *p)
+/* Its label now, in n->buf; false if it is gone. */
+static bool label_live(struct names *n, uint64_t process)
 {
 	const struct residency *res = vm_fresh(n->vm);
 	struct process live;
+	bool found = !process_find(n->vm, process, &live) &&
+		     process_label(n->vm, &live, n->buf, sizeof(n->buf));
 
-	if (!process_find(n->vm, p->process, &live) &&
-	    process_label(n->vm, &live, n->buf, sizeof(n->buf)))
-		label_set(n, p, n->buf);
 	n->vm->res = res;
+	return found;
+}
+
+static void ask(struct names *n, struct process_name *p)
+{
+	if (label_live(n, p->process))
+		label_set(n, p, n->buf);
 }
 
 void names_process(struct names *n, const struct event_process *ev)
@@ -308,6 +315,8 @@ const char *names_label(struct names *n, uint64_t process, uint32_t tid)
 		ask(n, p);
 	if (p->label)
 		return p->label;
+	if (!p->process && label_live(n, process)) /* no record has told of it */
+		return n->buf;
 	if (p->process) {
 		const struct residency *res = vm_fresh(n->vm);
 		bool found = label_from_record(n->vm, p, n->buf, sizeof(n->buf));

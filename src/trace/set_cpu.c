@@ -153,6 +153,10 @@ int cpu_each_thread(struct set *set,
  *	samples     p q      q      q    p
  *	              |<- at least->|
  *	            |<-- at most ------->|
+ *
+ * Samples tick with the thread's own processor time. What of a schedule passes without
+ * any, because the thread blocks or is kept from running, the set sched tells: leaving
+ * the processor and coming back count like samples.
  */
 static void long_end(struct cpu_set *c, const struct cpu_thread *t, uint64_t now)
 {
@@ -171,16 +175,28 @@ static void long_end(struct cpu_set *c, const struct cpu_thread *t, uint64_t now
 		p->longest_most_ns = now - t->before_ns;
 }
 
-static void long_check(struct cpu_set *c, struct cpu_thread *t, const struct event_sample *s)
+static void long_check(struct cpu_set *c, struct cpu_thread *t, uint64_t process, uint64_t reds,
+		       uint64_t ns)
 {
-	if (s->process != t->process || s->reds != t->reds) {
-		long_end(c, t, s->ns);
-		t->process = s->process;
-		t->reds = s->reds;
-		t->before_ns = t->last_ns ? t->last_ns : s->ns;
-		t->first_ns = s->ns;
+	if (process != t->process || reds != t->reds) {
+		long_end(c, t, ns);
+		t->process = process;
+		t->reds = reds;
+		t->before_ns = t->last_ns ? t->last_ns : ns;
+		t->first_ns = ns;
 	}
-	t->last_ns = s->ns;
+	t->last_ns = ns;
+}
+
+static void away_record(struct cpu_set *c, const struct event_sched_away *ev)
+{
+	struct cpu_thread *t = thread_row(c, ev->e.tid);
+
+	if (!t || ev->to < ev->from || ev->from < t->last_ns)
+		return;
+	process_row(c, ev->process); /* so that one that lasts is seen */
+	long_check(c, t, ev->process, ev->reds, ev->from);
+	long_check(c, t, ev->process, ev->reds, ev->to);
 }
 
 /* Those that still last count as far as they were seen. */
@@ -335,13 +351,18 @@ static void cpu_record(struct set *set, const struct event *e, size_t size)
 	struct weight *w;
 	uint32_t owner;
 
+	if (e->kind == EVENT_SCHED_AWAY) {
+		if (size >= sizeof(struct event_sched_away))
+			away_record(c, (const struct event_sched_away *)e);
+		return;
+	}
 	if (size < sizeof(*sample) || sample->state >= STATE_N)
 		return;
 	t = thread_row(c, e->tid);
 	if (t) {
 		t->samples[sample->state]++;
 		if (session_role(set->session, e->tid) == ROLE_SCHEDULER)
-			long_check(c, t, sample);
+			long_check(c, t, sample->process, sample->reds, sample->ns);
 	}
 	p = sample->process ? process_row(c, sample->process) : NULL;
 	if (p)
@@ -386,7 +407,7 @@ static uint64_t cpu_memory(const struct set *set)
 }
 
 static const struct set_profile_kind kinds[] = { { "cpu", "samples" }, { NULL, NULL } };
-static const uint32_t events[] = { EVENT_SAMPLE, 0 };
+static const uint32_t events[] = { EVENT_SAMPLE, EVENT_SCHED_AWAY, 0 };
 
 const struct set_class set_cpu = {
 	.name = "cpu",

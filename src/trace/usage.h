@@ -47,9 +47,8 @@ struct process_usage {
 	/* Times that it stayed scheduled in on a normal scheduler for at least the
 	 * threshold, from samples in a row between which it was not scheduled out: the
 	 * longest of these took at least and at most so long (0: it is not over). All
-	 * are counted that last the threshold and two periods of the samples, in the
-	 * thread's own processor time; not what is long because it blocks, or because
-	 * the machine kept it from running. */
+	 * are counted that last the threshold and two periods of the samples; the times
+	 * that the thread was off the processor meanwhile are exact (set sched). */
 	uint64_t long_schedules, longest_ns, longest_most_ns;
 };
 

@@ -114,9 +114,10 @@ def one_load(tap, label, release, load):
 
 def schedules(tap, label, release):
     """Long schedules at the default frequency: never one that is none; from 100 ms and two
-    periods on all of them."""
-    for kind, ms, all_of_them in (("burn_normal", 70, True), ("burn_normal", 120, False),
-                                  ("burn_normal", 160, True), ("nap_normal", 150, False)):
+    periods on all of them, and all that are long because they block."""
+    for kind, ms, all_of_them in (("burn_normal", 70, False), ("burn_normal", 120, False),
+                                  ("burn_normal", 160, True), ("nap_normal", 150, True),
+                                  ("nap_normal", 70, True)):
         out, _ = traced(release, kind, 1, ms, rounds=10, pause=20, budget=1, profile="cpu")
         _, _, (told, longest) = clocks(out["clocks"])
         mine = next((p for p in out["processes"] if p["label"] == "trace_leaker"), {"long": 0})
