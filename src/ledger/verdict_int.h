@@ -27,9 +27,6 @@ struct judge {
 	double seconds;
 	/* growth of an allocator's used blocks that another finding has, by number: bytes */
 	int64_t taken[CARRIER_TYPES];
-	/* whose threads' stacks grew, and by how much */
-	char stack_library[128];
-	int64_t stacks_grew;
 	/* what of native growth was the VM's own mallocs: its JIT keeps a description of
 	 * all code, for instance */
 	int64_t vm_native;

@@ -149,9 +149,6 @@ static void lost_report(struct judge *j, const struct rule *r, const struct nati
 
 	if (lost <= had || !rule_reached(j, r, (int64_t)(lost - had)))
 		return;
-	/* stacks of threads that ended are not all known to be stacks (rule_native()) */
-	if (mapped && !like && (int64_t)(lost - had) * 4 < j->stacks_grew)
-		return;
 	leak = owner || mapped ? NULL : same_leak(j, n, lost, &top);
 	if (leak) /* the next line may move it */
 		snprintf(likely, sizeof(likely), "%s", leak->subject);

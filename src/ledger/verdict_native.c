@@ -294,12 +294,6 @@ static void report_faults(struct judge *j, struct native_case *n, bool heap)
 		if (b->way == WAY_THREAD || (!mapped && !heap) ||
 		    !rule_reached(j, n->rule, b->bytes))
 			continue;
-		/* stacks of threads that have ended are not all known to be stacks */
-		if (mapped && strcmp(b->library, j->stack_library) == 0 &&
-		    b->bytes * 4 < j->stacks_grew) {
-			n->named_mapped += b->bytes;
-			continue;
-		}
 		measured = way_measured(j, n->faults, n->n_faults, b, grew);
 		f = blame_report(j, b, measured);
 		if (!f)
@@ -596,8 +590,6 @@ void rule_stacks(struct judge *j, const struct rule *r)
 		     "threads", "more than at the start");
 	stacks_owner(j, library, sizeof(library), f);
 	snprintf(f->subject, sizeof(f->subject), "%s", library);
-	snprintf(j->stack_library, sizeof(j->stack_library), "%s", library);
-	j->stacks_grew = d;
 	confidence_set(f, library[0] ? CONFIDENCE_HIGH : CONFIDENCE_MEDIUM, "%s",
 		       library[0] ? "stacks of threads that the VM did not start"
 				  : "stacks of threads that the VM did not start; whose they are "
