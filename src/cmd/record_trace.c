@@ -330,6 +330,12 @@ static int native_notes(struct watch *w, struct recorder *r, struct error *err)
 			 escape_string(safe, sizeof(safe), n.server));
 		ret = recorder_note(r, text, err);
 	}
+	if (!ret && w->tracer->vm)
+		ret = recorder_note(r,
+				    "What enif_alloc and driver_alloc give out of the VM's own "
+				    "carriers is not in it: their code has no place where a probe is "
+				    "cheap. `beamray list native` has the owners, by tags.",
+				    err);
 	snprintf(text, sizeof(text),
 		 "The probes of %s are detached and its code is the file's again; %" PRIu64
 		 " bytes of it stay as a copy, and a mapping [uprobes] of %" PRIu64 " bytes.",

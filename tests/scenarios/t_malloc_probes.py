@@ -201,6 +201,8 @@ def recorded(tap, label, release):
            % (label, p["total"], counters["native.before_bytes"], used),
            abs(net - used) <= 0.01 * used + 32768, {k: v for k, v in counters.items()
                                                     if k.startswith("native")})
+    tap.ok(label + ": what enif_alloc gives is said not to be in it",
+           any("enif_alloc" in note for note in doc["notes"]), doc["notes"])
     tap.ok(label + ": what stays in the target is said",
            any("[uprobes]" in note for note in doc["notes"]), doc["notes"])
     tap.ok(label + ": the text says what it is", "taken since the" in text.replace("\n", " "), text)
