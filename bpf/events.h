@@ -325,6 +325,7 @@ struct stratum {
 struct growth_thread {
 	struct thread_vm vm;
 	__u64 run_ip, run_sp, run_proc; /* where the run began: instruction, stack, Process */
+	__u64 run_process;		/* and its pid */
 	__u64 run_jiffies;
 	__u64 move_start, move_bytes; /* of an mremap that is under way */
 	__u64 move_to_bytes;

@@ -213,6 +213,7 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct gro
 	take = take && (bucket_take(&cpu->due, now, limits->cpu_interval, burst) ||
 			reserve_take(cpu, limits, s->process, now));
 	if (take) {
+		s->proc = proc_read(&t->vm); /* what a register said is checked by the walk */
 		stack_begin(s);
 		stack_walk(slot);
 		stack_send(slot);
@@ -261,6 +262,19 @@ static __always_inline bool run_goes_on(const struct growth_thread *t, const str
 	return code && (ip < code->code_min || ip >= code->code_max);
 }
 
+/* Is it JIT code, which keeps the process that it runs for in r13 (beam_asm.hpp: c_p)?
+ * Not so the part that goes from one process to the next. */
+static __always_inline bool has_proc(const struct pt_regs *regs)
+{
+	struct control *c = control_get();
+	__u32 which = c ? c->active & 1 : 0;
+	struct tables *code = bpf_map_lookup_elem(&tables, &which);
+	__u64 ip = regs->ip;
+
+	return code && cfg.flavor != VM_EMULATOR && in_code(code, ip) &&
+	       (ip < cfg.main_start || ip >= cfg.main_end);
+}
+
 /*
  * One page at `address`, touched by `regs`. Most faults continue a loop that
  * copies or clears: same place, same process, next page, within a tick or
@@ -287,7 +301,8 @@ static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 ti
 	slot_run = run_get(tid);
 	if (!t || !slot_run)
 		return;
-	proc = proc_read(&t->vm);
+	/* to read it from the thread's scheduler takes longer than all the rest */
+	proc = t->vm.scheduler && has_proc(regs) ? regs->r13 : proc_read(&t->vm);
 	run = &slot_run->run;
 	if (run->pages && page == run->start + run->pages * PAGE_BYTES && proc == t->run_proc &&
 	    jiffies - t->run_jiffies <= 1 && run_goes_on(t, regs)) {
@@ -299,12 +314,16 @@ static __always_inline void page_came(__u32 slot, struct pt_regs *regs, __u32 ti
 	if (!s)
 		return;
 	regs_take(s, regs);
-	process_read(s, &t->vm, proc);
+	if (proc == t->run_proc && jiffies - t->run_jiffies <= 1)
+		process_known(s, &t->vm, proc, t->run_process);
+	else
+		process_read(s, &t->vm, proc);
 	s->fault_page = page;
 	stack = stack_for(slot, s, t);
 	t->run_ip = ip;
 	t->run_sp = regs->sp;
 	t->run_proc = proc;
+	t->run_process = s->process;
 	t->run_jiffies = jiffies;
 	if (run->pages && page == run->start + run->pages * PAGE_BYTES && run->stack == stack &&
 	    run->process == s->process) {

@@ -510,12 +510,18 @@ static __always_inline __u64 proc_read(const struct thread_vm *vm)
 	return proc;
 }
 
-static __always_inline void process_read(struct scratch *s, const struct thread_vm *vm, __u64 proc)
+static __always_inline void process_known(struct scratch *s, const struct thread_vm *vm, __u64 proc,
+					  __u64 process)
 {
 	s->scheduler = vm->scheduler;
 	s->role = vm->role;
 	s->proc = proc;
-	s->process = 0;
+	s->process = process;
+}
+
+static __always_inline void process_read(struct scratch *s, const struct thread_vm *vm, __u64 proc)
+{
+	process_known(s, vm, proc, 0);
 	if (proc && read_user(&s->process, 8, proc + cfg.proc_id)) {
 		count(COUNT_READ_FAILED);
 		s->proc = s->process = 0;
