@@ -150,6 +150,20 @@ static bool label_live(struct names *n, uint64_t process)
 	return found;
 }
 
+static bool may_ask(struct names *n)
+{
+	uint64_t second = session_now_ns() / 1000000000ULL;
+
+	if (second != n->second) {
+		n->second = second;
+		n->asked = 0;
+	}
+	if (n->asked >= ASK_PER_SECOND)
+		return false;
+	n->asked++;
+	return true;
+}
+
 static void ask(struct names *n, struct process_name *p)
 {
 	if (label_live(n, p->process))
@@ -159,7 +173,6 @@ static void ask(struct names *n, struct process_name *p)
 void names_process(struct names *n, const struct event_process *ev)
 {
 	struct process_name *p;
-	uint64_t second = session_now_ns() / 1000000000ULL;
 	bool renamed;
 
 	if (!n->vm || !ev->process)
@@ -174,14 +187,8 @@ void names_process(struct names *n, const struct event_process *ev)
 	p->process = ev->process;
 	p->name = ev->name;
 	memcpy(p->initial, ev->initial, sizeof(p->initial));
-	if (second != n->second) {
-		n->second = second;
-		n->asked = 0;
-	}
-	if ((!p->label || renamed) && n->asked < ASK_PER_SECOND) {
-		n->asked++;
+	if ((!p->label || renamed) && may_ask(n))
 		ask(n, p);
-	}
 }
 
 /*
@@ -315,7 +322,7 @@ const char *names_label(struct names *n, uint64_t process, uint32_t tid)
 		ask(n, p);
 	if (p->label)
 		return p->label;
-	if (!p->process && label_live(n, process)) /* no record has told of it */
+	if (!p->process && may_ask(n) && label_live(n, process)) /* no record told of it */
 		return n->buf;
 	if (p->process) {
 		const struct residency *res = vm_fresh(n->vm);
