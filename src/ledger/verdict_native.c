@@ -327,22 +327,57 @@ static int64_t heap_since_attach(const struct judge *j)
 			 ledger_sum(from, "native.heap.used"));
 }
 
+/* What calls of malloc saw stands for what came before, if that is what a steady growth
+ * brings in that time, or twice as much: most of what came in a burst before malloc was
+ * watched need not be of those who took a little afterwards. */
+static double calls_scale(const struct judge *j, const struct native_case *n, int64_t since,
+			  int64_t seen, bool *steady)
+{
+	double watched = j->in->seconds - j->in->trace.native_from, scale = 1;
+
+	if (since > 0 && n->heap > since)
+		scale = (double)n->heap / (double)since;
+	*steady = scale * watched <= 2 * j->in->seconds;
+	if (!*steady)
+		scale = watched > 0 ? 2 * j->in->seconds / watched : 1;
+	/* more than came in all can nobody have taken */
+	if ((double)seen * scale > (double)n->heap)
+		scale = (double)n->heap / (double)seen;
+	return scale;
+}
+
+/* Do page faults tell more of the heap than calls of malloc? */
+static bool faults_tell_more(const struct judge *j, const struct native_case *n)
+{
+	int64_t named = 0, seen;
+	bool steady;
+	size_t i;
+
+	if (!j->in->trace.native)
+		return true;
+	for (i = 0; i < n->n_faults; i++)
+		if (n->faults[i].way == WAY_LIBC && rule_reached(j, n->rule, n->faults[i].bytes))
+			named += n->faults[i].bytes;
+	if ((double)named >= j->opts->explained_ratio * (double)n->heap)
+		return true;
+	seen = blames_sum(n->calls, n->n_calls, WAY_LIBC) + vm_calls(j, j->in->trace.native);
+	return seen <= 0 || (double)named > (double)seen * calls_scale(j, n, heap_since_attach(j),
+								       seen, &steady);
+}
+
 /* The heap, by calls of malloc. */
 static void report_calls(struct judge *j, struct native_case *n)
 {
 	int64_t vm = vm_calls(j, j->in->trace.native);
 	int64_t since = heap_since_attach(j);
 	int64_t seen = blames_sum(n->calls, n->n_calls, WAY_LIBC) + vm;
-	double scale = 1, part;
+	double scale, part;
+	bool steady;
 	size_t i;
 
 	if (seen <= 0)
 		return;
-	if (since > 0 && n->heap > since)
-		scale = (double)n->heap / (double)since;
-	/* more than came in all can nobody have taken */
-	if ((double)seen * scale > (double)n->heap)
-		scale = (double)n->heap / (double)seen;
+	scale = calls_scale(j, n, since, seen, &steady);
 	part = since > 0 ? (double)(seen - j->in->trace.native_then) / (double)since : 0;
 	j->vm_native = (int64_t)((double)vm * scale);
 	n->named_heap += j->vm_native;
@@ -352,7 +387,7 @@ static void report_calls(struct judge *j, struct native_case *n)
 		struct finding *f;
 
 		/* one that took all that was seen took all that came */
-		if (b->bytes * 20 >= seen * 19 && part >= j->opts->explained_ratio)
+		if (steady && b->bytes * 20 >= seen * 19 && part >= j->opts->explained_ratio)
 			measured = n->heap;
 		if (!rule_reached(j, n->rule, measured))
 			continue;
@@ -394,7 +429,7 @@ static const char *unknown_why(const struct judge *j)
 
 /* Calls of malloc are watched from a second or two on. What came before, and no more,
  * cannot be named by them; that it stopped is worth knowing. */
-static void stopped_before_attach(struct judge *j, const struct native_case *n, struct finding *f)
+static void came_before_attach(struct judge *j, const struct native_case *n, struct finding *f)
 {
 	int64_t since, before;
 
@@ -402,11 +437,13 @@ static void stopped_before_attach(struct judge *j, const struct native_case *n, 
 		return;
 	since = heap_since_attach(j);
 	before = n->heap - since;
-	if (before <= 0 || since * 10 > before)
+	if (before <= 0)
 		return;
 	evidence_add(f, before, "bytes",
 		     "libc heap in use grew before malloc was watched (from %.0f s on)",
 		     j->in->trace.native_from);
+	if (since * 10 > before)
+		return;
 	confidence_set(f, CONFIDENCE_LOW,
 		       "it came before malloc was watched (from %.0f s on) and has stopped since, "
 		       "so no call was seen to take it",
@@ -432,7 +469,7 @@ static void report_unknown(struct judge *j, struct native_case *n)
 	evidence_add(f, n->mapped, "bytes", "anonymous mappings of nobody grew (two ledgers)");
 	confidence_set(f, CONFIDENCE_LOW, "%.300s", unknown_why(j));
 	if (!mapped)
-		stopped_before_attach(j, n, f);
+		came_before_attach(j, n, f);
 	growth_curve(j, f, moment_accounts, mapped ? mmap_accounts : heap_accounts);
 	lost_evidence(j, f);
 	lost_groups(j, f);
@@ -466,7 +503,6 @@ static void report_vm(struct judge *j, const struct native_case *n)
 void rule_native(struct judge *j, const struct rule *r)
 {
 	struct native_case *n = calloc(1, sizeof(*n));
-	int64_t faults;
 	bool by_faults;
 
 	if (!n)
@@ -479,9 +515,7 @@ void rule_native(struct judge *j, const struct rule *r)
 		n->n_faults = blames_settle(n->faults, n->n_faults, n->heap, n->mapped);
 		blames_cap(n);
 		n->n_calls = blames_collect(j, j->in->trace.native, WAY_LIBC, n->calls);
-		faults = blames_sum(n->faults, n->n_faults, WAY_LIBC);
-		by_faults = !j->in->trace.native ||
-			    (double)faults >= j->opts->explained_ratio * (double)n->heap;
+		by_faults = faults_tell_more(j, n);
 		report_faults(j, n, by_faults);
 		if (!by_faults)
 			report_calls(j, n);

@@ -390,6 +390,18 @@ static void calls_of_malloc_name_who_faults_do_not(void **state)
 	assert_null(strstr(v->v[0].why, "has stopped since"));
 	verdict_free(v);
 
+	/* a burst, and a little of a_nif afterwards: the burst is not taken to be its own */
+	calls->stacks[0].weight = MB;
+	row(&middle, "native.heap.used", 9 * MB); /* 29 in all */
+	v = judge(&s);
+	assert_int_equal(v->n, 2);
+	assert_string_equal(v->v[0].subject, "unknown");
+	assert_true(is_evidence(&v->v[0], 19 * MB,
+				"libc heap in use grew before malloc was watched (from 4 s on)"));
+	assert_string_equal(v->v[1].subject, "a_nif.so");
+	assert_in_range(v->v[1].grew_bytes, MB, 4 * MB);
+	verdict_free(v);
+
 	/* all of it came before calls were watched: that is said */
 	calls->stacks[0].weight = 0;
 	side_make(&late);
