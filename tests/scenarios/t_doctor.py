@@ -123,8 +123,10 @@ CASES = [
     Case("modules", "vm-data", "code", step="modules 25", times=14, every=50, seconds=15,
          owner="ill_module_", may=("vm-data",)),
     # ---- held, not used
+    # (23 lets the kernel have most of it, page by page: what is left may be no finding)
     Case("fragmented binaries", "vm-fragmentation", "binary_alloc",
-         prepare=("fragment binary 96",), size="free:binary_alloc", releases=ALL, quick="25"),
+         prepare=("fragment binary 96",), size="free:binary_alloc", releases="25 27 29",
+         quick="25"),
     Case("fragmented heaps", "vm-fragmentation", "eheap_alloc", prepare=("fragment heap 128",),
          size="free:eheap_alloc", resident=0.6, settle=False),
     Case("fragmented ETS", "vm-fragmentation", "ets_alloc", prepare=("fragment ets 128",),
