@@ -18,7 +18,8 @@
 
 #define TIMED_DEFAULT_NS 200 /* until some hits have been timed */
 #define TICK_NS		 500000000ULL
-#define DETACH_AFTER	 4 /* ticks above the budget with nothing to thin */
+#define DETACH_AFTER	 4  /* ticks above the budget with nothing to thin */
+#define AT_ONCE		 30 /* times the budget: thinning, a level a tick, would take seconds */
 
 uint64_t session_now_ns(void)
 {
@@ -63,6 +64,17 @@ static bool can_thin(const struct set *set)
 	return set && set->attached && set->class->thin && set->level < set->class->levels;
 }
 
+static void drop_set(struct governor *g, struct set *drop)
+{
+	g->over_for = 0;
+	set_detach(drop);
+	snprintf(drop->notice, sizeof(drop->notice),
+		 "%s was detached after %.1f s: it cost %.1f%% of a core, and all of it may cost "
+		 "%.1f%% (--budget)",
+		 drop->class->name, (double)(session_now_ns() - g->start_ns) / 1e9,
+		 100 * drop->cost, 100 * g->budget);
+}
+
 static void save(struct governor *g, struct set *const sets[SET_N])
 {
 	struct set *thin = NULL, *drop = NULL;
@@ -76,6 +88,10 @@ static void save(struct governor *g, struct set *const sets[SET_N])
 		    (!drop || set->cost > drop->cost))
 			drop = set;
 	}
+	if (drop && drop->cost > AT_ONCE * g->budget) {
+		drop_set(g, drop);
+		return;
+	}
 	/* thinning what costs next to nothing saves nothing */
 	if (thin && (!drop || thin->cost >= g->budget / 10)) {
 		level_set(thin, thin->level + 1);
@@ -83,15 +99,8 @@ static void save(struct governor *g, struct set *const sets[SET_N])
 		return;
 	}
 	g->over = true;
-	if (!drop || ++g->over_for < DETACH_AFTER)
-		return;
-	g->over_for = 0;
-	set_detach(drop);
-	snprintf(drop->notice, sizeof(drop->notice),
-		 "%s was detached after %.0f s: it cost %.1f%% of a core, and all of it may cost "
-		 "%.1f%% (--budget)",
-		 drop->class->name, (double)(session_now_ns() - g->start_ns) / 1e9,
-		 100 * drop->cost, 100 * g->budget);
+	if (drop && ++g->over_for >= DETACH_AFTER)
+		drop_set(g, drop);
 }
 
 static void restore(struct set *const sets[SET_N])

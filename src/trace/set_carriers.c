@@ -292,6 +292,7 @@ const struct set_class set_carriers = {
 	.kinds = kinds,
 	.hit_ns = PLACES_HIT_NS,
 	.levels = PLACES_LEVELS,
+	.on_demand = true, /* it is on from the start, but nothing else depends on it */
 	.open = carriers_open,
 	.attach = carriers_attach,
 	.profile = carriers_profile,
