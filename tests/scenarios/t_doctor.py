@@ -137,6 +137,8 @@ CASES = [
          prepare=("ill once nif fragment 80000 1000 16",), releases=ALL),
     Case("a spike that the VM keeps", "vm-retained", "mseg", flags=("+MMamcbf", "200000",
          "+MMrmcbf", "1000", "+MMmcs", "30"), prepare=("ill once spike 20 5000000",)),
+    Case("a spike in a super carrier", "vm-retained", "super_carrier", flags=("+MMscs", "400"),
+         prepare=("ill once spike 20 5000000",), releases="25 29"),
     # ---- with less to go by
     Case("malloc without probes", "native-growth", "unknown", "libc",
          step="nif leak malloc 400 1000", truth="ill:malloc", options=("--no-uprobes",),
