@@ -342,34 +342,6 @@ out:
 	}
 }
 
-SEC("tp_btf/page_fault_user")
-int BPF_PROG(page_fault_user, unsigned long address, struct pt_regs *regs, unsigned long error)
-{
-	__u64 id = bpf_get_current_pid_tgid();
-
-	if (is_target(id) && address < USER_END)
-		page_came(SLOT_FAULT, regs, tid_of(id), address);
-	return 0;
-}
-
-/* The kernel touches the target's memory for it: read(2) into fresh memory. The
- * registers that the thread entered the kernel with are what we walk from. */
-SEC("tp_btf/page_fault_kernel")
-int BPF_PROG(page_fault_kernel, unsigned long address, struct pt_regs *kernel_regs,
-	     unsigned long error)
-{
-	__u64 id = bpf_get_current_pid_tgid();
-	struct pt_regs *regs;
-
-	if (!is_target(id) || address >= USER_END)
-		return 0;
-	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
-		return 0;
-	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	page_came(SLOT_FAULT_KERNEL, regs, tid_of(id), address);
-	return 0;
-}
-
 static __always_inline void send_range(__u32 kind, __u32 tid, __u64 start, __u64 bytes, __u64 to,
 				       __u64 to_bytes)
 {
@@ -385,19 +357,20 @@ static __always_inline void send_range(__u32 kind, __u32 tid, __u64 start, __u64
 	send(&ev, sizeof(ev));
 }
 
-/* On the way in: afterwards another thread may already have got the range. */
-SEC("tp_btf/sys_enter")
-int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
+/*
+ * System calls are seen at the kernel's functions for them, where only these calls pay.
+ * Where such a function cannot be attached to (user space tries), at the tracepoint of all
+ * system calls, which every process of the machine passes with each of its calls.
+ *
+ * On the way in: afterwards another thread may already have got the range.
+ */
+static __always_inline int syscall_came(long number, const struct pt_regs *regs)
 {
 	struct task_struct *task;
 	struct growth_thread *t;
-	__u64 id, from, end;
+	__u64 id = bpf_get_current_pid_tgid(), from, end;
 	__u32 tid;
 
-	if (number != SYS_MMAP && number != SYS_MUNMAP && number != SYS_BRK &&
-	    number != SYS_MREMAP && number != SYS_MADVISE)
-		return 0;
-	id = bpf_get_current_pid_tgid();
 	if (!is_target(id))
 		return 0;
 	tid = tid_of(id);
@@ -447,16 +420,12 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
 	return 0;
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
+static __always_inline int mremap_went(long ret)
 {
+	__u64 id = bpf_get_current_pid_tgid();
 	struct growth_thread *t;
-	__u64 id;
 	__u32 tid;
 
-	if (regs->orig_ax != SYS_MREMAP)
-		return 0;
-	id = bpf_get_current_pid_tgid();
 	if (!is_target(id))
 		return 0;
 	tid = tid_of(id);
@@ -466,6 +435,87 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	send_range(EVENT_MOVE_END, tid, t->move_start, t->move_bytes,
 		   ret < 0 && ret > -4096 ? 0 : (__u64)ret, t->move_to_bytes);
 	t->move_bytes = 0;
+	return 0;
+}
+
+SEC("fentry/__x64_sys_mmap")
+int BPF_PROG(enter_mmap, const struct pt_regs *regs)
+{
+	return syscall_came(SYS_MMAP, regs);
+}
+
+SEC("fentry/__x64_sys_munmap")
+int BPF_PROG(enter_munmap, const struct pt_regs *regs)
+{
+	return syscall_came(SYS_MUNMAP, regs);
+}
+
+SEC("fentry/__x64_sys_brk")
+int BPF_PROG(enter_brk, const struct pt_regs *regs)
+{
+	return syscall_came(SYS_BRK, regs);
+}
+
+SEC("fentry/__x64_sys_madvise")
+int BPF_PROG(enter_madvise, const struct pt_regs *regs)
+{
+	return syscall_came(SYS_MADVISE, regs);
+}
+
+SEC("fentry/__x64_sys_mremap")
+int BPF_PROG(enter_mremap, const struct pt_regs *regs)
+{
+	return syscall_came(SYS_MREMAP, regs);
+}
+
+SEC("fexit/__x64_sys_mremap")
+int BPF_PROG(exit_mremap, const struct pt_regs *regs, long ret)
+{
+	return mremap_went(ret);
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
+{
+	if (number != SYS_MMAP && number != SYS_MUNMAP && number != SYS_BRK &&
+	    number != SYS_MREMAP && number != SYS_MADVISE)
+		return 0;
+	return syscall_came(number, regs);
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
+{
+	return regs->orig_ax == SYS_MREMAP ? mremap_went(ret) : 0;
+}
+
+/* These two take longest to verify. They stand behind those that a kernel may refuse, which
+ * is then known soon. */
+SEC("tp_btf/page_fault_user")
+int BPF_PROG(page_fault_user, unsigned long address, struct pt_regs *regs, unsigned long error)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+
+	if (is_target(id) && address < USER_END)
+		page_came(SLOT_FAULT, regs, tid_of(id), address);
+	return 0;
+}
+
+/* The kernel touches the target's memory for it: read(2) into fresh memory. The
+ * registers that the thread entered the kernel with are what we walk from. */
+SEC("tp_btf/page_fault_kernel")
+int BPF_PROG(page_fault_kernel, unsigned long address, struct pt_regs *kernel_regs,
+	     unsigned long error)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	struct pt_regs *regs;
+
+	if (!is_target(id) || address >= USER_END)
+		return 0;
+	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
+		return 0;
+	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	page_came(SLOT_FAULT_KERNEL, regs, tid_of(id), address);
 	return 0;
 }
 

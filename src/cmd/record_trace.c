@@ -50,6 +50,10 @@ static void notices_keep(struct record_trace *t, struct watch *w)
 {
 	struct session_stats st;
 
+	if (!session_growth_direct(w->session) && t->n_notes < RECORD_NOTES)
+		snprintf(t->notes[t->n_notes++], sizeof(t->notes[0]),
+			 "This kernel does not let single system calls be traced: while growth is "
+			 "traced, all of them, of every process, take some 100 ns longer.");
 	session_stats(w->session, &st);
 	for (unsigned i = 0; i < SET_N; i++)
 		if (st.sets[i].name && st.sets[i].notice[0] && t->n_notes < RECORD_NOTES)

@@ -189,5 +189,8 @@ void session_stats(struct session *s, struct session_stats *out);
 double session_complete(const struct session_stats *st);
 /* Of the last "growth" profile; all zero when there was none. */
 void session_growth_sum(const struct session *s, struct growth_sum *out);
+/* Are only those system calls seen that take memory away or move it? False: the tracepoint of
+ * all of them is used, which costs every process of the machine; see bpf/memory.bpf.c. */
+bool session_growth_direct(const struct session *s);
 
 #endif

@@ -23,6 +23,7 @@
 struct growth_set {
 	struct set set;
 	struct memory_bpf *skel;
+	bool direct; /* system calls are seen at their own functions */
 	struct tables_area limits, runs;
 	struct growth *live;
 	struct weights weights;
@@ -181,18 +182,67 @@ static void growth_close(struct set *set)
 	free(g);
 }
 
-static int load(struct growth_set *g, struct error *err)
+/* The programs at the functions of single system calls (N_DIRECT of them), and those at
+ * the tracepoint of all. */
+enum { N_DIRECT = 6, N_SYSCALLS = 8 };
+
+struct syscall_program {
+	struct bpf_program *program;
+	struct bpf_link **link;
+};
+
+static void syscalls_list(struct memory_bpf *skel, struct syscall_program v[N_SYSCALLS])
+{
+	const struct syscall_program all[N_SYSCALLS] = {
+		{ skel->progs.enter_mmap, &skel->links.enter_mmap },
+		{ skel->progs.enter_munmap, &skel->links.enter_munmap },
+		{ skel->progs.enter_brk, &skel->links.enter_brk },
+		{ skel->progs.enter_madvise, &skel->links.enter_madvise },
+		{ skel->progs.enter_mremap, &skel->links.enter_mremap },
+		{ skel->progs.exit_mremap, &skel->links.exit_mremap },
+		{ skel->progs.sys_enter, &skel->links.sys_enter },
+		{ skel->progs.sys_exit, &skel->links.sys_exit },
+	};
+
+	memcpy(v, all, sizeof(all));
+}
+
+/* `direct`: with the programs for single system calls. A kernel that lacks one of their
+ * functions, or may not trace any, refuses all. */
+static int load_programs(struct growth_set *g, bool direct, struct error *err)
 {
 	struct memory_bpf *skel = memory_bpf__open();
-	int ret;
+	struct syscall_program v[N_SYSCALLS];
+	unsigned i;
 
 	if (!skel)
 		return set_failed(err, -errno, "opening");
 	g->skel = skel;
+	syscalls_list(skel, v);
+	for (i = 0; i < N_SYSCALLS; i++) {
+		bpf_program__set_autoattach(v[i].program, false);
+		if (i < N_DIRECT && !direct)
+			bpf_program__set_autoload(v[i].program, false);
+	}
 	bpf_map__set_max_entries(skel->maps.growth_threads, session_threads(g->set.session));
-	ret = set_load(&g->set, skel->obj, &skel->rodata->cfg, err);
+	g->direct = direct;
+	return set_load(&g->set, skel->obj, &skel->rodata->cfg, err);
+}
+
+static int load(struct growth_set *g, struct error *err)
+{
+	struct memory_bpf *skel;
+	struct error first = { 0 };
+	int ret = load_programs(g, true, &first);
+
+	if (ret) {
+		memory_bpf__destroy(g->skel);
+		g->skel = NULL;
+		ret = load_programs(g, false, err);
+	}
 	if (ret)
 		return ret;
+	skel = g->skel;
 	ret = area_map(&g->limits, bpf_map__fd(skel->maps.growth_limits),
 		       sizeof(struct growth_limits), 1);
 	if (!ret)
@@ -226,10 +276,38 @@ static int growth_open(struct session *s, const void *opts, struct set **out, st
 	return 0;
 }
 
+/* Attaches those from `from` to before `to`; a negative errno with none of them left. */
+static int syscalls_attach(const struct syscall_program *v, unsigned from, unsigned to)
+{
+	unsigned i;
+
+	for (i = from; i < to; i++) {
+		int ret;
+
+		*v[i].link = bpf_program__attach(v[i].program);
+		if (*v[i].link)
+			continue;
+		ret = -errno;
+		while (i-- > from) {
+			bpf_link__destroy(*v[i].link);
+			*v[i].link = NULL;
+		}
+		return ret;
+	}
+	return 0;
+}
+
 static int growth_attach(struct set *set, struct error *err)
 {
-	int ret = memory_bpf__attach(self(set)->skel);
+	struct growth_set *g = self(set);
+	struct syscall_program v[N_SYSCALLS];
+	int ret = memory_bpf__attach(g->skel);
 
+	syscalls_list(g->skel, v);
+	if (!ret && (!g->direct || syscalls_attach(v, 0, N_DIRECT))) {
+		ret = syscalls_attach(v, N_DIRECT, N_SYSCALLS);
+		g->direct = false;
+	}
 	return ret ? set_failed(err, ret, "attaching") : 0;
 }
 
@@ -291,6 +369,13 @@ void session_growth_sum(const struct session *s, struct growth_sum *out)
 		*out = self(set)->sum;
 	else
 		memset(out, 0, sizeof(*out));
+}
+
+bool session_growth_direct(const struct session *s)
+{
+	struct set *set = session_set(s, &set_growth);
+
+	return !set || self(set)->direct;
 }
 
 static uint64_t growth_memory(const struct set *set)
