@@ -7,7 +7,7 @@ and without, in pairs one after the other.
 
 Loads: gc, binaries, messages, ets, crypto; each is one saturated loop that counts its
 operations. Tools: beamray's default probes with the default budget (as a user has them) and
-without one (what they cost if nothing is thinned), growth alone, the default probes with each
+without one (what they cost if nothing is thinned), the doctor while it watches, growth alone, the default probes with each
 set that is on demand, without a budget too; and beside them, where they run, `perf record -F
 49 -g`, bcc's memleak, and bpftrace at page faults and at 49 Hz.
 
@@ -148,6 +148,9 @@ def tools():
     options = beamray("record", "--help").out
     found = [Nothing(), Beamray("beamray record", budget=()),
              Beamray("beamray record, no budget")]
+    found.append(Tool("beamray doctor",
+                      lambda pid, file: [PROGRAM, "doctor", "-p", pid, "-d", "1h", "--no-scan", "-v"],
+                      said("probes are attached")))
     # the default sets alone, and with each that is on demand
     for name, switches, budgets in (("growth alone", ["--no-cpu", "--no-carriers"], [0]),
                                     ("--gc", ["--gc"], [1, 0]), ("--native", ["--native"], [1, 0]),

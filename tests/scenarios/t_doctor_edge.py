@@ -119,8 +119,9 @@ def budget(tap, label, node):
     if tap.ok("%s: a budget that is too small: an answer" % label, answer is not None, err):
         tap.ok("%s: ... says what was left out" % label, answer["overhead"]["notice"],
                answer["overhead"])
+        # 5 MiB; a carrier that the churn was just making may have been nobody's at the start
         tap.ok("%s: ... and the leak is measured" % label, any(
-            f["mechanism"] == "mmap" and f["grew_bytes"] > 4 << 20 for f in answer["findings"]),
+            f["mechanism"] == "mmap" and f["grew_bytes"] > 2 << 20 for f in answer["findings"]),
                answer["findings"])
 
 
