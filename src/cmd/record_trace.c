@@ -50,10 +50,6 @@ static void notices_keep(struct record_trace *t, struct watch *w)
 {
 	struct session_stats st;
 
-	if (!session_growth_direct(w->session) && t->n_notes < RECORD_NOTES)
-		snprintf(t->notes[t->n_notes++], sizeof(t->notes[0]),
-			 "This kernel does not let single system calls be traced: while growth is "
-			 "traced, all of them, of every process, take some 100 ns longer.");
 	session_stats(w->session, &st);
 	for (unsigned i = 0; i < SET_N; i++)
 		if (st.sets[i].name && st.sets[i].notice[0] && t->n_notes < RECORD_NOTES)
@@ -387,6 +383,12 @@ int record_trace_end(struct record_trace *t, struct watch *w, struct recorder *r
 		return ret;
 	if (session_set(w->session, &set_native))
 		ret = native_notes(w, r, err);
+	if (!ret && !session_growth_direct(w->session))
+		ret = recorder_note(r,
+				    "This kernel does not let single system calls be traced: while "
+				    "growth was traced, all of them, of every process, took some "
+				    "100 ns longer.",
+				    err);
 	session_stats(w->session, &st);
 	for (unsigned i = 0; !ret && i < SET_N; i++)
 		if (st.sets[i].name && st.sets[i].notice[0]) {
