@@ -60,8 +60,11 @@ def reading(tap, label, pid, program):
                  ["check"]):
         name = label + ": " + " ".join(args)
         run = beamray(*args[:1], "-p", pid, *args[1:], program=program, prefix=only(*READ))
-        tap.ok(name + " with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH", run.code in (0, 1) and run.out and not run.err,
-               (run.code, run.err))
+        # an incomplete look (6) is no question of capabilities; what it says is kept
+        if run.code == 6:
+            tap.note(run.out)
+        tap.ok(name + " with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH", run.code in (0, 1, 6)
+               and run.out and not run.err, (run.code, run.err))
         for caps in ([], ["dac_read_search"], ["sys_ptrace"]):
             run = beamray(*args[:1], "-p", pid, *args[1:], program=program, prefix=only(*caps))
             missing = "CAP_SYS_PTRACE" if "sys_ptrace" not in caps else "CAP_DAC_READ_SEARCH"
