@@ -187,7 +187,7 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct gro
 	struct growth_limits *limits;
 	struct growth_cpu *cpu;
 	bool fresh, take;
-	__u64 burst, now = bpf_ktime_get_ns();
+	__u64 burst, real, now = bpf_ktime_get_ns();
 	__u32 zero = 0;
 
 	limits = bpf_map_lookup_elem(&growth_limits, &zero);
@@ -213,7 +213,9 @@ static __always_inline __u64 stack_for(__u32 slot, struct scratch *s, struct gro
 	take = take && (bucket_take(&cpu->due, now, limits->cpu_interval, burst) ||
 			reserve_take(cpu, limits, s->process, now));
 	if (take) {
-		s->proc = proc_read(&t->vm); /* what a register said is checked by the walk */
+		real = proc_read(&t->vm);
+		if (real != s->proc) /* what a register said */
+			process_read(s, &t->vm, real);
 		stack_begin(s);
 		stack_walk(slot);
 		stack_send(slot);

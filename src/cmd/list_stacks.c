@@ -166,10 +166,8 @@ static int fill(void *ctx, const struct process_info *i)
 		g = &f->v[f->n - 1];
 	}
 	(*g)->processes++;
-	if (depth_of(&s) > (*g)->deepest) {
+	if (depth_of(&s) > (*g)->deepest)
 		(*g)->deepest = depth_of(&s);
-		(*g)->stack = s;
-	}
 	return 0;
 }
 
@@ -304,7 +302,7 @@ static void say(struct filling *f, const struct process_scan *scan)
 	listing_fact(l, "stacks", "different stacks", COLUMN_COUNT, f->n);
 	listing_fact(l, "running", "running", COLUMN_COUNT, f->running);
 	l->torn = f->torn + f->unreadable;
-	listing_missing(l, l->torn, f->asked + scan->torn);
+	listing_missing(l, l->torn + f->more, f->asked + scan->torn);
 	if (f->running)
 		listing_note(l,
 			     "%llu processes run or are collected: their stacks are in registers; "
