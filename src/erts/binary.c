@@ -41,6 +41,7 @@
 #include <string.h>
 
 #include "erts/list_guard.h"
+#include "erts/messages.h"
 #include "erts/off_heap.h"
 #include "erts/ets_rows.h"
 #include "erts/port.h"
@@ -52,11 +53,8 @@
 #define TRIES	     4
 #define COPY_MAX     4096
 #define MESSAGES_MAX (1u << 23) /* of one process: beyond, it is called approximate */
-#define BUFFERS_MAX  256u
 #define VECTORS_MAX  65536u
 #define SIZE_MAX_    (1ull << 40) /* bytes of a binary */
-#define HEAD_MAX     64
-#define COMBINED     1u /* ERTS_MSG_COMBINED_HFRAG (erl_message.h) */
 
 struct reading {
 	struct vm *vm;
@@ -151,65 +149,22 @@ static int heap_lists(struct reading *r, const void *copy, size_t size)
 		   : off_heap_fragments(r->vm, address(copy, size, l->Process__mbuf), ref_add, r);
 }
 
-static int message_list(struct reading *r, uint64_t at)
+static int message_found(void *ctx, const struct message *m)
 {
-	const struct layout *l = r->vm->layout;
-	const size_t size = (size_t)l->ErtsMessage__m.offset + 8;
-	unsigned char copy[HEAD_MAX];
-	uint64_t next, attached, tag;
-	int ret;
+	struct reading *r = ctx;
 
-	if (!layout_has(l->ErtsMessage__m) || !layout_has(l->ErtsMessage__hfrag) ||
-	    size > sizeof(copy))
-		return -ENOENT;
-	for (; at; at = next) {
-		if (!pointer_plausible(at) || ++r->messages > MESSAGES_MAX)
-			return -EAGAIN;
-		ret = vm_read(r->vm, at, copy, size);
-		if (ret)
-			return is_fatal(ret) ? ret : -EAGAIN;
-		memcpy(&tag, copy + l->ErtsMessage__m.offset, 8);
-		next = address(copy, size, l->ErtsMessage__next);
-		attached = address(copy, size, l->ErtsMessage__data_attached);
-		/* other signals have a header for a tag; undecoded messages 0 */
-		if (!attached || !tag ||
-		    (layout_has_const(l->tag_header_external_pid) &&
-		     (tag & 0x3f) == (uint64_t)l->tag_header_external_pid))
-			continue;
-		ret = off_heap_fragments(r->vm,
-					 attached == COMBINED
-						 ? at + (uint64_t)l->ErtsMessage__hfrag.offset
-						 : attached,
-					 ref_add, r);
-		if (ret)
-			return ret;
-	}
-	return 0;
+	if (++r->messages > MESSAGES_MAX)
+		return -EAGAIN;
+	/* one that came from another node and is not decoded holds no binaries yet */
+	return m->fragment && m->tag ? off_heap_fragments(r->vm, m->fragment, ref_add, r) : 0;
 }
 
-static int message_lists(struct reading *r, const void *copy, size_t size)
+static int message_lists(struct reading *r, const void *copy)
 {
-	const struct layout *l = r->vm->layout;
-	const struct layout_field heads[] = { l->Process__sig_qs_first, l->Process__sig_qs_cont,
-					      l->Process__sig_inq_first };
-	uint64_t buffers = address(copy, size, l->Process__sig_inq_buffers), first, i;
-	int ret = 0;
+	int ret;
 
 	r->messages = 0;
-	for (i = 0; i < 3 && !ret; i++)
-		ret = message_list(r, address(copy, size, heads[i]));
-	if (!pointer_plausible(buffers) || !layout_has_const(l->sig_inq_buffers_len) ||
-	    !layout_has(l->ErtsSignalInQueueBuffer__b_queue))
-		return ret;
-	for (i = 0; i < (uint64_t)l->sig_inq_buffers_len && i < BUFFERS_MAX && !ret; i++) {
-		uint64_t slot = buffers + (uint64_t)l->ErtsSignalInQueueBufferArray__slots.offset +
-				i * l->size_ErtsSignalInQueueBuffer +
-				(uint64_t)l->ErtsSignalInQueueBuffer__b_queue.offset;
-
-		ret = vm_read_field(r->vm, slot, l->ErtsSignalInQueue__first, &first);
-		if (!ret)
-			ret = message_list(r, first);
-	}
+	ret = messages_walk(r->vm, copy, message_found, r);
 	return ret && !is_fatal(ret) ? -EAGAIN : ret;
 }
 
@@ -254,8 +209,7 @@ static int process_lists(struct reading *r, uint64_t addr, uint64_t pid, const v
 		}
 		if (field(copy, size, l->Process__common_id) != pid)
 			return 0; /* gone */
-		ret = kind == HOLDER_PROCESS ? heap_lists(r, copy, size)
-					     : message_lists(r, copy, size);
+		ret = kind == HOLDER_PROCESS ? heap_lists(r, copy, size) : message_lists(r, copy);
 		if (ret)
 			continue;
 		ret = target_read(r->vm->target, addr, again, size); /* not from the cache */
