@@ -29,12 +29,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "erts/allocator.h"
+#include "erts/freed.h"
 
 #define UNKNOWN	       UINT64_MAX
 #define INDEXES_MAX    8
 #define SCHEDULERS_MAX 1024
-#define FIX_TYPES_MAX  64
 
 static void because(struct vm_memory *out, const char *why)
 {
@@ -256,59 +255,20 @@ static bool is_process_type(const char *name)
 	return false;
 }
 
-/* Adds one fix_alloc instance's process types. Its lists are an array behind
- * Allctr_t.fix, ERTS_ALC_NO_FIXED_SIZES long (12 in 23, 15 from 25); each says
- * its own type, (number << 7) | ... */
+/* Adds one fix_alloc instance's process types. */
 static int fix_add(struct vm *vm, const struct alloc_instance *in, uint64_t *allocated,
 		   uint64_t *used)
 {
-	const struct layout *l = vm->layout;
-	uint64_t fix, pool, stride = l->size_ErtsAlcFixList_t;
-	uint64_t n = layout_has_const(l->fix_types) ? (uint64_t)l->fix_types : 0;
-	unsigned char copy[FIX_TYPES_MAX * 128];
-	unsigned char seen[FIX_TYPES_MAX] = { 0 };
-	uint64_t base = UINT64_MAX;
+	struct fix_list v[FIX_TYPES_MAX];
+	ssize_t n = fix_lists_read(vm, in, v, FIX_TYPES_MAX);
 
-	if (!stride || !n || n > FIX_TYPES_MAX || stride * n > sizeof(copy) ||
-	    !vm_field(in->copy, l->size_Allctr_t, l->Allctr_t__fix, &fix))
-		return -ENOENT;
-	if (!fix)
-		return 0;
-	vm_field(in->copy, l->size_Allctr_t, l->Allctr_t__cpool_util_limit, &pool);
-	if (vm_read(vm, fix, copy, stride * n))
-		return -EFAULT;
-	for (uint64_t i = 0; i < n; i++) {
-		const unsigned char *e = copy + i * stride;
-		uint64_t type, size, a, u;
-
-		if (!vm_field(e, stride, l->ErtsAlcFixList_t__type, &type) ||
-		    !vm_field(e, stride, l->ErtsAlcFixList_t__type_size, &size))
-			return -ENOENT;
-		type = type >> 7 & 255; /* ERTS_ALC_T2N */
-		if (base == UINT64_MAX)
-			base = type;
-		/* Lists go by type number, without a gap. */
-		if (type - base >= n || seen[type - base] || type >= vm->n_types || size > 65536)
-			return -EFAULT;
-		seen[type - base] = 1;
-		if (!is_process_type(vm->type_names[type]))
+	for (ssize_t i = 0; i < n; i++) {
+		if (!is_process_type(vm->type_names[v[i].type]))
 			continue;
-		/* ERTS_ALC_IS_CPOOL_ENABLED: cpool.util_limit != 0 */
-		if (!vm_field(e, stride,
-			      pool ? l->ErtsAlcFixList_t__u_cpool_allocated
-				   : l->ErtsAlcFixList_t__u_nocpool_allocated,
-			      &a) ||
-		    !vm_field(e, stride,
-			      pool ? l->ErtsAlcFixList_t__u_cpool_used
-				   : l->ErtsAlcFixList_t__u_nocpool_used,
-			      &u))
-			return -ENOENT;
-		/* Modulo 2^64: a block freed by another scheduler than the one
-		 * that got it makes one counter negative; the sum is right. */
-		*allocated += size * a;
-		*used += size * u;
+		*allocated += v[i].size * v[i].allocated;
+		*used += v[i].size * v[i].used;
 	}
-	return 0;
+	return n < 0 ? (int)n : 0;
 }
 
 /* ---- erlang:memory() --------------------------------------------------------------- */

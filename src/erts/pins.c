@@ -19,63 +19,30 @@
  *   tables   DbTable, rows                       (ets_rows.c)
  *   ports    Port
  *   magic    Binary -> ErtsResource.type         (resource.c)
+ *   freed    lists of fix_alloc, and of what waits for its thread   (freed.h)
  *   tags     owner and type, at the block's end  (tag.c)
  *
  * So: one walk collects the blocks of the carriers that matter, sorted by address;
- * then every pointer of that kind is looked up among them. What no pointer leads to
- * keeps its tag, or is nobody's: code, atoms, timers, the VM's own structures, and
+ * then every pointer of that kind is looked up among them (pins_owners.c). What no
+ * pointer leads to keeps its tag, or is nobody's: code, atoms, timers, the VM's own structures, and
  * what a NIF or driver keeps to itself.
  *
- * Blocks move under us: one that was freed meanwhile is nobody's too.
+ * Blocks move under us: one whose header is another by the end was freed meanwhile.
  */
-#include "erts/pins.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "erts/block.h"
-#include "erts/ets_rows.h"
-#include "erts/list_guard.h"
+#include "erts/pins_int.h"
 #include "erts/port.h"
 #include "erts/process_info.h"
-#include "erts/resource.h"
-#include "erts/vm_cache.h"
 
-#define BLOCKS_MAX    (1u << 20)
-#define ROWS_MAX      1000000u
-#define MESSAGES_MAX  (1u << 20) /* of all queues */
-#define FRAGMENTS_MAX (1u << 20)
-#define COPY_MAX      4096
-#define CACHE_PAGES   1024
-
-struct block {
-	uint64_t addr; /* of its first byte behind the header: what pointers to it say */
-	uint64_t size; /* whole block */
-	uint64_t id;
-	uint64_t owner;
-	uint32_t carrier; /* index, while collecting */
-	uint16_t block_type;
-	uint8_t kind, holder;
-	bool shared;
-};
-
-struct reading {
-	struct vm *vm;
-	struct pins *p;
-	struct pins_opts opts;
-	struct block_format f;
-	struct block *v;
-	size_t n, allocated, a_carriers;
-	uint64_t messages, fragments;
-	bool of_type[ALLOC_TYPES]; /* there are blocks in carriers of this allocator */
-	int error;
-};
+#define BLOCKS_MAX (1u << 20)
 
 /* ---- collecting blocks ----------------------------------------------------- */
 
-static bool matters(const struct reading *r, const struct carrier *c)
+static bool matters(const struct pins_reading *r, const struct carrier *c)
 {
 	return !c->single && !c->torn && !c->gone && !c->dead && c->used_blocks &&
 	       (!r->opts.alloc_type || c->type == r->opts.alloc_type) &&
@@ -97,7 +64,7 @@ static void *grow(void *v, size_t *allocated, size_t size)
 static void block_found(void *arg, const struct carrier *c, uint64_t addr, uint64_t size, bool used,
 			unsigned alloc_type)
 {
-	struct reading *r = arg;
+	struct pins_reading *r = arg;
 	struct pins *p = r->p;
 
 	(void)alloc_type;
@@ -131,287 +98,18 @@ static void block_found(void *arg, const struct carrier *c, uint64_t addr, uint6
 		}
 		r->v = v;
 	}
-	r->v[r->n++] = (struct block){ .addr = addr + r->f.header,
-				       .size = size,
-				       .carrier = (uint32_t)p->n_carriers - 1,
-				       .kind = PIN_UNKNOWN };
+	r->v[r->n++] = (struct pin_block){ .addr = addr + r->f.header,
+					   .size = size,
+					   .carrier = (uint32_t)p->n_carriers - 1,
+					   .kind = PIN_UNKNOWN };
 	p->carriers[p->n_carriers - 1].blocks++;
 }
 
 static int by_addr(const void *a, const void *b)
 {
-	const struct block *x = a, *y = b;
+	const struct pin_block *x = a, *y = b;
 
 	return x->addr < y->addr ? -1 : x->addr > y->addr;
-}
-
-/* The block that a pointer means, if nobody claimed it before. */
-static struct block *mark(struct reading *r, uint64_t addr, enum pin_kind kind, uint64_t id)
-{
-	const struct block key = { .addr = addr };
-	struct block *b;
-
-	if (!addr || !r->n || addr < r->v[0].addr || addr > r->v[r->n - 1].addr)
-		return NULL;
-	b = bsearch(&key, r->v, r->n, sizeof(*b), by_addr);
-	if (!b || b->kind != PIN_UNKNOWN)
-		return NULL;
-	b->kind = (uint8_t)kind;
-	b->id = id;
-	return b;
-}
-
-/* ---- processes ------------------------------------------------------------- */
-
-static uint64_t pointer(const void *copy, size_t size, struct layout_field f)
-{
-	uint64_t v;
-
-	return vm_field(copy, size, f, &v) ? v : 0;
-}
-
-static int fragments_mark(struct reading *r, uint64_t at, uint64_t pid)
-{
-	while (at) {
-		int ret;
-
-		if (!pointer_plausible(at) || ++r->fragments > FRAGMENTS_MAX)
-			return 0;
-		mark(r, at, PIN_MESSAGE, pid);
-		ret = vm_read_field(r->vm, at, r->vm->layout->ErlHeapFragment__next, &at);
-		if (ret)
-			return vm_fatal(ret) ? ret : 0;
-	}
-	return 0;
-}
-
-/* A list of messages or other signals: each is a block, and so are fragments on it. */
-static int messages_mark(struct reading *r, uint64_t at, uint64_t pid)
-{
-	const struct layout *l = r->vm->layout;
-
-	while (at) {
-		uint64_t next, attached;
-		int ret;
-
-		if (!pointer_plausible(at) || ++r->messages > MESSAGES_MAX)
-			return 0;
-		mark(r, at, PIN_MESSAGE, pid);
-		ret = vm_read_field(r->vm, at, l->ErtsMessage__next, &next);
-		if (!ret)
-			ret = vm_read_field(r->vm, at, l->ErtsMessage__data_attached, &attached);
-		if (!ret && attached > 1 && pointer_plausible(attached))
-			ret = fragments_mark(r, attached, pid);
-		if (ret)
-			return vm_fatal(ret) ? ret : 0;
-		at = next;
-	}
-	return 0;
-}
-
-static int process_mark(void *ctx, const struct process_info *info)
-{
-	struct reading *r = ctx;
-	const struct layout *l = r->vm->layout;
-	const size_t size = l->size_Process;
-	unsigned char copy[COPY_MAX];
-	const struct layout_field heaps[] = { l->Process__heap, l->Process__old_heap,
-					      l->Process__abandoned_heap };
-	const struct layout_field parts[] = { l->Process__dictionary, l->Process__psd,
-					      l->Process__arg_reg };
-	const struct layout_field queues[] = { l->Process__sig_qs_first, l->Process__sig_qs_cont,
-					       l->Process__sig_inq_first, l->Process__msg_frag };
-	const uint64_t pid = info->p.pid;
-	int ret = size <= sizeof(copy) ? vm_read(r->vm, info->p.addr, copy, size) : -ENOENT;
-	size_t i;
-
-	if (ret || pointer(copy, size, l->Process__common_id) != pid)
-		return vm_fatal(ret) ? ret : 0;
-	mark(r, info->p.addr, PIN_PROCESS, pid);
-	for (i = 0; i < sizeof(heaps) / sizeof(heaps[0]); i++)
-		mark(r, pointer(copy, size, heaps[i]), PIN_HEAP, pid);
-	for (i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
-		mark(r, pointer(copy, size, parts[i]), PIN_PROCESS, pid);
-	ret = fragments_mark(r, pointer(copy, size, l->Process__mbuf), pid);
-	for (i = 0; i < sizeof(queues) / sizeof(queues[0]) && !ret; i++)
-		ret = messages_mark(r, pointer(copy, size, queues[i]), pid);
-	return ret;
-}
-
-/* ---- tables, ports, binaries ------------------------------------------------ */
-
-struct row_job {
-	struct reading *r;
-	const struct ets_table *t;
-};
-
-static int row_mark(void *ctx, uint64_t row, uint64_t off_heap)
-{
-	struct row_job *j = ctx;
-	struct block *b = mark(j->r, row, PIN_ROW, j->t->name);
-
-	(void)off_heap;
-	if (b)
-		b->owner = j->t->owner;
-	return 0;
-}
-
-static int tables_mark(struct reading *r, const struct ets_tables *t)
-{
-	uint64_t rows = 0;
-	size_t i;
-
-	for (i = 0; i < t->n; i++) {
-		struct row_job j = { .r = r, .t = &t->v[i] };
-		struct block *b = mark(r, t->v[i].addr, PIN_TABLE, t->v[i].name);
-		int ret;
-
-		if (b)
-			b->owner = t->v[i].owner;
-		ret = t->v[i].items && rows < ROWS_MAX
-			      ? ets_rows_walk(r->vm, &t->v[i], ROWS_MAX - rows, &rows, row_mark, &j)
-			      : 0;
-		if (vm_fatal(ret))
-			return ret;
-	}
-	return 0;
-}
-
-static int ports_mark(struct reading *r)
-{
-	struct ports *p;
-	size_t i;
-	int ret = ports_read(r->vm, &p, NULL);
-
-	if (ret)
-		return vm_fatal(ret) ? ret : 0;
-	for (i = 0; i < p->n; i++)
-		mark(r, p->v[i].addr, PIN_PORT, p->v[i].id);
-	ports_free(p);
-	return 0;
-}
-
-static int binaries_mark(struct reading *r, const struct ets_tables *t)
-{
-	const struct binaries_opts opts = {
-		.messages = true, .ports = true, .rows_max = t ? ROWS_MAX : 0, .tables = t
-	};
-	struct binaries *b;
-	size_t i;
-	int ret = binaries_read(r->vm, &opts, &b, NULL);
-
-	if (ret)
-		return vm_fatal(ret) ? ret : 0;
-	for (i = 0; i < b->n; i++) {
-		const struct refc_binary *one = &b->v[i];
-		const struct binary_ref *refs = b->refs + one->first;
-		const struct binary_holder *h = &b->holders[refs[0].holder];
-		struct block *block = mark(r, one->addr, PIN_BINARY, h->id);
-
-		if (!block)
-			continue;
-		block->holder = (uint8_t)h->kind;
-		block->owner = h->owner;
-		block->shared = refs[one->refs - 1].holder != refs[0].holder ||
-				one->refc > one->refs;
-	}
-	binaries_free(b);
-	return 0;
-}
-
-/* ---- what is left: resources and tags --------------------------------------- */
-
-static int rest_mark(struct reading *r, const struct resource_types *types)
-{
-	const struct layout *l = r->vm->layout;
-	const struct layout_field type = { .offset = l->ErtsMagicBinary__unaligned_data.offset,
-					   .size = 8 };
-	unsigned char tag[16];
-	size_t i;
-
-	for (i = 0; i < r->n; i++) {
-		struct block *b = &r->v[i];
-		uint64_t header, value;
-		struct block_tag t;
-		int ret;
-
-		if (b->kind != PIN_UNKNOWN)
-			continue;
-		ret = vm_read_u64(r->vm, b->addr - r->f.header, &header);
-		if (ret || header & BLOCK_FREE || block_size(&r->f, header) != b->size) {
-			if (vm_fatal(ret))
-				return ret;
-			continue; /* freed, or another one by now */
-		}
-		if (!(header & BLOCK_TAGGED) || b->size < r->f.header + r->f.tag_bytes)
-			continue;
-		ret = vm_read(r->vm, b->addr - r->f.header + b->size - r->f.tag_bytes, tag,
-			      r->f.tag_bytes);
-		if (ret)
-			continue;
-		block_tag_read(&r->f, tag + r->f.tag_bytes, &t);
-		if (t.type >= r->vm->n_types || !r->vm->type_names[t.type])
-			continue;
-		b->kind = PIN_TAG;
-		b->id = t.owner;
-		b->block_type = (uint16_t)t.type;
-		if (types && layout_has(l->ErtsMagicBinary__unaligned_data) &&
-		    !vm_read_field(r->vm, b->addr, l->Binary__intern_flags, &value) &&
-		    layout_flag(value, l->bin_flag_magic) &&
-		    !vm_read_field(r->vm, b->addr, type, &value) &&
-		    resource_types_find(types, value)) {
-			b->kind = PIN_RESOURCE;
-			b->id = value;
-		}
-	}
-	return 0;
-}
-
-/* Whether blocks of this allocator can be among ours. Up to 23 a carrier that was
- * fetched from the pool holds those of several. */
-static bool wanted(const struct reading *r, const char *allocator)
-{
-	unsigned t;
-
-	for (t = 1; t < r->vm->n_alloc && t < ALLOC_TYPES; t++)
-		if (strcmp(r->vm->alloc_names[t], allocator) == 0)
-			return r->of_type[t] || r->vm->layout->otp_major < 24;
-	return true;
-}
-
-static int owners_find(struct reading *r, const struct allocators *a, struct error *err)
-{
-	struct resource_types *types = NULL;
-	struct ets_tables *tables = NULL;
-	struct vm_cache *own = NULL;
-	struct process_scan scan;
-	int ret = processes_scan(r->vm, 0, process_mark, r, &scan, err);
-
-	(void)a;
-	if (!ret && !r->vm->cache) {
-		own = vm_cache_new(CACHE_PAGES);
-		r->vm->cache = own;
-	}
-	if (!ret && ets_read(r->vm, &tables, NULL) == -ENOMEM)
-		ret = -ENOMEM;
-	if (!ret && tables && wanted(r, "ets_alloc"))
-		ret = tables_mark(r, tables);
-	if (!ret)
-		ret = ports_mark(r);
-	if (!ret && wanted(r, "binary_alloc"))
-		ret = binaries_mark(r, tables);
-	if (!ret && resource_types_read(r->vm, NULL, &types, NULL) == -ENOMEM)
-		ret = -ENOMEM;
-	vm_cache_forget(r->vm->cache);
-	if (!ret)
-		ret = rest_mark(r, types);
-	if (own) {
-		r->vm->cache = NULL;
-		vm_cache_free(own);
-	}
-	resource_types_free(types);
-	ets_free(tables);
-	return ret;
 }
 
 /* ---- adding up --------------------------------------------------------------- */
@@ -419,7 +117,7 @@ static int owners_find(struct reading *r, const struct allocators *a, struct err
 static int by_group(const void *a, const void *b, void *arg)
 {
 	const struct pins *p = arg;
-	const struct block *x = a, *y = b;
+	const struct pin_block *x = a, *y = b;
 	const unsigned tx = p->carriers[x->carrier].c.type, ty = p->carriers[y->carrier].c.type;
 
 	if (tx != ty)
@@ -435,7 +133,7 @@ static int by_group(const void *a, const void *b, void *arg)
 	return x->carrier < y->carrier ? -1 : x->carrier > y->carrier;
 }
 
-static bool same_group(const struct pins *p, const struct block *x, const struct block *y)
+static bool same_group(const struct pins *p, const struct pin_block *x, const struct pin_block *y)
 {
 	return p->carriers[x->carrier].c.type == p->carriers[y->carrier].c.type &&
 	       x->kind == y->kind && x->holder == y->holder && x->block_type == y->block_type &&
@@ -461,7 +159,7 @@ static void carrier_add(struct pins *p, struct pin *pin, uint32_t index, uint32_
 	}
 }
 
-static int groups_make(struct reading *r)
+static int groups_make(struct pins_reading *r)
 {
 	struct pins *p = r->p;
 	size_t i, end, groups = 0;
@@ -485,7 +183,7 @@ static int groups_make(struct reading *r)
 				     .id = r->v[i].id,
 				     .owner = r->v[i].owner };
 		for (end = i; end < r->n && same_group(p, &r->v[i], &r->v[end]); end++) {
-			const struct block *b = &r->v[end];
+			const struct pin_block *b = &r->v[end];
 
 			if (b->carrier != carrier) {
 				carrier_add(p, pin, carrier, blocks, bytes);
@@ -563,7 +261,7 @@ static int order(struct pins *p)
 int pins_read(struct vm *vm, const struct allocators *a, const struct pins_opts *opts,
 	      struct pins **out, struct error *err)
 {
-	struct reading r = { .vm = vm, .opts = opts ? *opts : (struct pins_opts){ 0 } };
+	struct pins_reading r = { .vm = vm, .opts = opts ? *opts : (struct pins_opts){ 0 } };
 	const struct carriers_opts walk = { .block = block_found, .arg = &r };
 	struct carriers *c = NULL;
 	int ret;
@@ -580,7 +278,7 @@ int pins_read(struct vm *vm, const struct allocators *a, const struct pins_opts 
 		r.p->torn = c->torn;
 		if (r.n)
 			qsort(r.v, r.n, sizeof(*r.v), by_addr);
-		ret = r.n ? owners_find(&r, a, err) : 0;
+		ret = r.n ? pins_owners_find(&r, a, err) : 0;
 	}
 	if (!ret)
 		ret = groups_make(&r);
@@ -612,10 +310,10 @@ void pins_free(struct pins *p)
 const char *pin_what(const struct pin *p)
 {
 	static const char *const names[] = {
-		[PIN_HEAP] = "heap",	   [PIN_MESSAGE] = "message",	[PIN_PROCESS] = "process",
-		[PIN_BINARY] = "binary",   [PIN_ROW] = "row",		[PIN_TABLE] = "table",
-		[PIN_PORT] = "port",	   [PIN_RESOURCE] = "resource", [PIN_TAG] = "tagged",
-		[PIN_UNKNOWN] = "unknown",
+		[PIN_HEAP] = "heap",	 [PIN_MESSAGE] = "message",   [PIN_PROCESS] = "process",
+		[PIN_BINARY] = "binary", [PIN_ROW] = "row",	      [PIN_TABLE] = "table",
+		[PIN_PORT] = "port",	 [PIN_RESOURCE] = "resource", [PIN_TAG] = "tagged",
+		[PIN_SPARE] = "spare",	 [PIN_FREED] = "freed",	      [PIN_UNKNOWN] = "unknown",
 	};
 	static const char *const holders[] = {
 		[HOLDER_PROCESS] = "binary",
@@ -670,6 +368,11 @@ void pin_owner(struct vm *vm, const struct pin *p, char *buf, size_t size)
 			break;
 		snprintf(buf, size, "%s (%s)", text, vm->type_names[p->block_type]);
 		break;
+	case PIN_SPARE:
+		if (p->block_type < vm->n_types && vm->type_names[p->block_type])
+			snprintf(buf, size, "%s", vm->type_names[p->block_type]);
+		break;
+	case PIN_FREED:
 	case PIN_UNKNOWN:
 		break;
 	}

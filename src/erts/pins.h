@@ -17,6 +17,8 @@ enum pin_kind {
 	PIN_PORT,     /* a Port; id: port term */
 	PIN_RESOURCE, /* a NIF resource; id: address of its type */
 	PIN_TAG,      /* known by its tag alone; id: atom number of the owner */
+	PIN_SPARE,    /* freed, kept by fix_alloc for the next one of its type */
+	PIN_FREED,    /* freed: while we looked, or by a thread that must leave it to another */
 	PIN_UNKNOWN,  /* nobody of these */
 };
 
@@ -24,7 +26,7 @@ struct pin {
 	unsigned alloc_type; /* allocator whose carriers it is in */
 	enum pin_kind kind;
 	enum binary_holder_kind holder; /* PIN_BINARY */
-	unsigned block_type;		/* PIN_TAG: index into vm->type_names */
+	unsigned block_type;		/* PIN_TAG, PIN_SPARE: index into vm->type_names */
 	uint64_t id;
 	uint64_t owner;		      /* tables: pid term of the owner, 0 if not known */
 	bool shared;		      /* PIN_BINARY: some of them have other holders besides */
