@@ -11,6 +11,12 @@
  * ledger B alone, so a still image may say it. What leaks can not: growth needs A and
  * B, and what was given back before B is no growth, however much of it there was.
  *
+ * What came during the watch is told first, what was there before it afterwards, each
+ * largest first. The two are not of one kind: 12 MB in half a minute will be gigabytes
+ * tomorrow, 30 MB of free space that a busy node always has will be 30 MB. So a state
+ * counts as coming only while it still rises at the end, and by more than its own ups and
+ * downs (state_rises()).
+ *
  * A byte belongs to one finding. The rules run in the order of the table, and one that
  * can name who took the bytes comes before one that can only name the kind: what a
  * rule has explained of an allocator's growth is left out by those after it (`taken`).
@@ -298,6 +304,13 @@ int64_t moment_accounts(const struct verdict_moment *m, const void *arg)
 	return sum;
 }
 
+int64_t moment_held(const struct verdict_moment *m, const void *arg)
+{
+	const struct ledger_row *r = ledger_row(m->ledger, arg);
+
+	return r ? (int64_t)(r->bytes - r->lazyfree) : 0;
+}
+
 /* Growth has stopped when the last quarter of the watch, or more, brought less than a
  * fiftieth of it. */
 void growth_curve(struct judge *j, struct finding *f, moment_value_fn *value, const void *arg)
@@ -325,10 +338,50 @@ void growth_curve(struct judge *j, struct finding *f, moment_value_fn *value, co
 		     "into the watch it had stopped growing; not given back");
 }
 
+/* A state came during the watch when all looks of the last quarter have more of it than
+ * any of the first quarter had, by as much as VM data has to grow by. Between two looks
+ * alone it may just have moved. */
+void state_rises(struct judge *j, struct finding *f, moment_value_fn *value, const void *arg)
+{
+	const struct verdict_input *in = j->in;
+	struct verdict_moment end = { .at = in->seconds, .ledger = in->after.ledger };
+	struct verdict_moment start = { .ledger = in->before.ledger };
+	int64_t most, least;
+	size_t i;
+
+	if (!start.ledger)
+		return;
+	growth_set(j, f, value(&end, arg) - value(&start, arg));
+	growth_curve(j, f, value, arg);
+	if (!in->n_moments || f->grew_until >= 0)
+		return;
+	most = value(&start, arg);
+	least = value(&end, arg);
+	for (i = 0; i < in->n_moments; i++) {
+		int64_t v = value(&in->moments[i], arg);
+
+		if (in->moments[i].at <= in->seconds / 4 && v > most)
+			most = v;
+		if (in->moments[i].at >= in->seconds * 3 / 4 && v < least)
+			least = v;
+	}
+	if (least - most < (int64_t)j->opts->vm_floor ||
+	    (double)(least - most) < j->opts->vm_ratio * (double)j->rss)
+		return;
+	f->rises = true;
+	evidence_add(f, (int64_t)f->grew_bytes, "bytes",
+		     "more than at the start of the watch, and it still rises");
+}
+
+static bool came_in_watch(const struct finding *f)
+{
+	return finding_grows(f) || f->rises;
+}
+
 /* Growth counts by what grew, or by what is proven lost; the rest by its size. */
 static uint64_t finding_weight(const struct finding *f)
 {
-	if (!finding_grows(f))
+	if (!came_in_watch(f))
 		return f->bytes;
 	return f->grew_bytes > f->lost_bytes ? f->grew_bytes : f->lost_bytes;
 }
@@ -338,6 +391,8 @@ static int finding_order(const void *pa, const void *pb)
 	const struct finding *a = pa, *b = pb;
 	uint64_t x = finding_weight(a), y = finding_weight(b);
 
+	if (came_in_watch(a) != came_in_watch(b))
+		return came_in_watch(a) ? -1 : 1;
 	return x != y ? (x > y ? -1 : 1) : strcmp(a->subject, b->subject);
 }
 

@@ -43,6 +43,7 @@ struct finding {
 	uint64_t grew_bytes; /* what of it came during the watch */
 	uint64_t lost_bytes; /* proven lost: nothing points to them, in two looks */
 	double bytes_per_s;
+	bool rises;	   /* a state that came during the watch and still rises at its end */
 	bool kept;	   /* something still points to it */
 	double grew_until; /* seconds after the first ledger; < 0: it still grew at the end, or
 			      nobody looked in between */
@@ -57,7 +58,8 @@ struct finding {
 };
 
 struct verdict {
-	struct finding *v; /* largest first; at least one */
+	/* what grew during the watch, largest first, then all else, largest first; at least one */
+	struct finding *v;
 	size_t n;
 };
 

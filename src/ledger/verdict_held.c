@@ -121,7 +121,6 @@ void rule_fragmentation(struct judge *j, const struct rule *r)
 		const struct ledger_row *row = &g->rows[i];
 		const char *name = row->account + strlen("vm.free.");
 		uint64_t held = row->bytes - row->lazyfree;
-		const char *accounts[] = { row->account, NULL };
 		struct finding *f;
 
 		if (strncmp(row->account, "vm.free.", 8) != 0 || !rule_reached(j, r, (int64_t)held))
@@ -130,8 +129,6 @@ void rule_fragmentation(struct judge *j, const struct rule *r)
 		if (!f)
 			return;
 		f->bytes = held;
-		if (j->in->before.ledger)
-			growth_set(j, f, ledger_grew(j, row->account));
 		evidence_add(f, (int64_t)row->bytes, "bytes",
 			     "resident free space in carriers that hold used blocks");
 		evidence_add(f, (int64_t)row->whole_pages, "bytes",
@@ -147,13 +144,14 @@ void rule_fragmentation(struct judge *j, const struct rule *r)
 		if (strcmp(name, "binary_alloc") == 0)
 			idle_add(j, f);
 		confidence_set(f, CONFIDENCE_HIGH, "every block of every carrier was read");
-		growth_curve(j, f, moment_accounts, accounts);
+		state_rises(j, f, moment_held, row->account);
 	}
 }
 
 void rule_retained(struct judge *j, const struct rule *r)
 {
 	const struct ledger_row *row = ledger_row(j->in->after.ledger, "vm.cache");
+	static const char *const accounts[] = { "vm.cache", NULL };
 	const struct look *l = j->in->after.look;
 	uint64_t cached = 0, empty = 0, super = 0;
 	struct finding *f;
@@ -178,8 +176,6 @@ void rule_retained(struct judge *j, const struct rule *r)
 	if (!f)
 		return;
 	f->bytes = row->bytes;
-	if (j->in->before.ledger)
-		growth_set(j, f, ledger_grew(j, "vm.cache"));
 	evidence_add(f, (int64_t)row->bytes, "bytes", "resident, without a used block");
 	if (cached)
 		evidence_add(f, (int64_t)cached, "bytes", "of it in cached segments");
@@ -189,6 +185,7 @@ void rule_retained(struct judge *j, const struct rule *r)
 		evidence_add(f, (int64_t)row->lazyfree, "bytes",
 			     "of it the kernel may take back by itself");
 	confidence_set(f, CONFIDENCE_HIGH, "nothing is used in it");
+	state_rises(j, f, moment_accounts, accounts);
 }
 
 void rule_libc(struct judge *j, const struct rule *r)
@@ -205,8 +202,6 @@ void rule_libc(struct judge *j, const struct rule *r)
 	if (!f)
 		return;
 	f->bytes = held;
-	if (j->in->before.ledger)
-		growth_set(j, f, ledger_grew(j, "native.heap.free"));
 	evidence_add(f, (int64_t)held, "bytes", "free and resident inside libc's heap");
 	for (i = 0; l->libc && i < l->libc->n_arenas; i++) {
 		const struct libc_arena *a = &l->libc->arenas[i];
@@ -222,4 +217,5 @@ void rule_libc(struct judge *j, const struct rule *r)
 	evidence_add(f, (int64_t)top, "bytes", "at the tops of the arenas, where trimming helps");
 	evidence_add(f, (int64_t)tcache, "bytes", "in caches of threads and fast bins");
 	confidence_set(f, CONFIDENCE_HIGH, "every chunk of the heap was read");
+	state_rises(j, f, moment_held, row->account);
 }

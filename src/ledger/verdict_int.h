@@ -66,5 +66,11 @@ typedef int64_t moment_value_fn(const struct verdict_moment *m, const void *arg)
 void growth_curve(struct judge *j, struct finding *f, moment_value_fn *value, const void *arg);
 /* The value of a ledger's accounts (`arg`: names, ends with NULL) at a moment. */
 int64_t moment_accounts(const struct verdict_moment *m, const void *arg);
+/* What an account (`arg`: its whole name) holds and the kernel may not take back. */
+int64_t moment_held(const struct verdict_moment *m, const void *arg);
+/* For a state, memory that nobody uses, as value() has it: what it grew by, when that
+ * ended, and whether it came during the watch and still comes (then its place is among
+ * the growth). */
+void state_rises(struct judge *j, struct finding *f, moment_value_fn *value, const void *arg);
 
 #endif

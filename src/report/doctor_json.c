@@ -36,6 +36,7 @@ static json_t *finding_json(const struct verdict_input *in, const struct finding
 	json_object_set_new(j, "bytes_per_s", json_real(f->bytes_per_s));
 	json_object_set_new(j, "lost_bytes", json_integer((json_int_t)f->lost_bytes));
 	json_object_set_new(j, "kept", json_boolean(f->kept));
+	json_object_set_new(j, "rises", json_boolean(f->rises));
 	json_object_set_new(j, "grew_until_s",
 			    f->grew_until >= 0 ? json_real(f->grew_until) : json_null());
 	json_object_set_new(j, "owner", f->owner[0] ? json_string(f->owner) : json_null());

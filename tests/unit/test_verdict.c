@@ -452,6 +452,88 @@ static void growth_that_stopped_says_when(void **state)
 	scene_free(&s);
 }
 
+/* A leak comes before the larger free space that a busy node always has, and that goes up
+ * and down; not before fragmentation that rises all the time. */
+static void what_comes_is_told_before_what_is_there(void **state)
+{
+	static const struct {
+		uint64_t start, at[4], end; /* MiB free, at 1, 4, 8 and 9 of 10 s */
+		bool first;
+	} held[] = {
+		{ 31, { 31, 31, 31, 31 }, 31, false },	     /* a state */
+		{ 14, { 31, 14, 31, 15 }, 31, false },	     /* moves, and ends high */
+		{ 14, { 31, 31, 31, 31 }, 31, false },	     /* rose, and stays there */
+		{ 20, { 26, 44, 68, 74 }, 80, true },	     /* rises all the time */
+		{ 220, { 220, 221, 221, 222 }, 222, false }, /* large, and hardly rises */
+	};
+	struct side middle[4];
+	struct verdict_moment m[4];
+	size_t i, k;
+
+	(void)state;
+	for (i = 0; i < sizeof(held) / sizeof(held[0]); i++) {
+		struct scene s;
+		struct verdict *v;
+
+		memset(middle, 0, sizeof(middle));
+		scene_make(&s);
+		row(&s.a, "native.heap.used", 10 * MB);
+		row(&s.b, "native.heap.used", 22 * MB);
+		row(&s.a, "vm.free.binary_alloc", held[i].start * MB);
+		row(&s.b, "vm.free.binary_alloc", held[i].end * MB);
+		for (k = 0; k < 4; k++) {
+			static const double at[] = { 1, 4, 8, 9 };
+
+			side_make(&middle[k]);
+			row(&middle[k], "vm.free.binary_alloc", held[i].at[k] * MB);
+			row(&middle[k], "native.heap.used", (10 + 3 * k) * MB);
+			m[k] = (struct verdict_moment){ .at = at[k], .ledger = &middle[k].g };
+		}
+		s.in.moments = m;
+		s.in.n_moments = 4;
+		v = judge(&s);
+		assert_int_equal(v->n, 2);
+		assert_int_equal(v->v[0].code,
+				 held[i].first ? FINDING_VM_FRAGMENTATION : FINDING_NATIVE_GROWTH);
+		assert_int_equal(v->v[0].rises, held[i].first);
+		assert_int_equal(v->v[1].rises, false);
+		verdict_free(v);
+
+		/* nobody looked in between: it may just have moved */
+		s.in.n_moments = 0;
+		v = judge(&s);
+		assert_int_equal(v->v[0].code, FINDING_NATIVE_GROWTH);
+		verdict_free(v);
+		scene_free(&s);
+	}
+}
+
+/* What is kept for later counts with what the kernel may take back by itself, its growth
+ * too; fragmentation counts without. */
+static void lazy_memory_is_kept_but_no_fragmentation(void **state)
+{
+	struct scene s;
+	struct verdict *v;
+
+	(void)state;
+	scene_make(&s);
+	row(&s.a, "vm.cache", 40 * MB);
+	row(&s.b, "vm.cache", 90 * MB);
+	s.b.rows[s.b.g.n - 1].lazyfree = 30 * MB;
+	row(&s.b, "vm.free.binary_alloc", 80 * MB);
+	s.b.rows[s.b.g.n - 1].lazyfree = 20 * MB;
+	v = judge(&s);
+	assert_int_equal(v->n, 2);
+	assert_int_equal(v->v[0].code, FINDING_VM_RETAINED);
+	assert_int_equal(v->v[0].bytes, 90 * MB);
+	assert_int_equal(v->v[0].grew_bytes, 50 * MB);
+	assert_int_equal(v->v[1].code, FINDING_VM_FRAGMENTATION);
+	assert_int_equal(v->v[1].bytes, 60 * MB);
+	assert_int_equal(v->v[1].grew_bytes, 60 * MB);
+	verdict_free(v);
+	scene_free(&s);
+}
+
 /* What the heap holds by faults can be more than the account grew by: nobody took more
  * than there is. */
 static void nobody_took_more_than_there_is(void **state)
@@ -542,20 +624,21 @@ static void old_losses_are_joined_by_size(void **state)
 	stack_of(&s, f, 2, 8 * MB);
 	v = judge(&s);
 	assert_int_equal(v->n, 2);
-	assert_int_equal(v->v[0].code, FINDING_NATIVE_GROWTH); /* the larger */
-	assert_string_equal(v->v[0].subject, "unknown");
-	assert_string_equal(v->v[0].owner, "leak_nif.so");
-	assert_int_equal(v->v[0].bytes, 23 * MB);
-	assert_int_equal(v->v[0].grew_bytes, 0);
-	assert_non_null(strstr(finding_words(&v->v[0]), "likely"));
-	assert_string_equal(v->v[1].subject, "leak_nif.so");
-	assert_int_equal(v->v[1].grew_bytes, 8 * MB);
+	/* what leaks now is told first, what was lost before is larger */
+	assert_string_equal(v->v[0].subject, "leak_nif.so");
+	assert_int_equal(v->v[0].grew_bytes, 8 * MB);
+	assert_int_equal(v->v[1].code, FINDING_NATIVE_GROWTH);
+	assert_string_equal(v->v[1].subject, "unknown");
+	assert_string_equal(v->v[1].owner, "leak_nif.so");
+	assert_int_equal(v->v[1].bytes, 23 * MB);
+	assert_int_equal(v->v[1].grew_bytes, 0);
+	assert_non_null(strstr(finding_words(&v->v[1]), "likely"));
 	verdict_free(v);
 
 	/* so much of another size: the leak may be that one */
 	lost[1].resident = 10 * MB;
 	v = judge(&s);
-	assert_string_equal(v->v[0].owner, "");
+	assert_string_equal(v->v[1].owner, "");
 	verdict_free(v);
 	lost[1].resident = MB;
 
@@ -568,7 +651,7 @@ static void old_losses_are_joined_by_size(void **state)
 	row(&s.b, "native.heap.used", 4 * MB);
 	stack_of(&s, g, 2, 4 * MB);
 	v = judge(&s);
-	assert_string_equal(v->v[0].owner, "");
+	assert_string_equal(v->v[1].owner, "");
 	verdict_free(v);
 	scene_free(&s);
 }
@@ -612,6 +695,8 @@ int main(void)
 		cmocka_unit_test(missing_pieces_are_inconclusive),
 		cmocka_unit_test(calls_of_malloc_name_who_faults_do_not),
 		cmocka_unit_test(growth_that_stopped_says_when),
+		cmocka_unit_test(what_comes_is_told_before_what_is_there),
+		cmocka_unit_test(lazy_memory_is_kept_but_no_fragmentation),
 		cmocka_unit_test(nobody_took_more_than_there_is),
 		cmocka_unit_test(kept_is_told_from_lost),
 		cmocka_unit_test(old_losses_are_joined_by_size),
