@@ -32,7 +32,9 @@ class Case:
     times: int = 10           # ... so often; 0: as long as the watch lasts
     during: tuple = ()        # commands at the beginning of the watch, before the steps
     after: tuple = ()         # commands when the steps are done, still in the watch
-    truth: str = None         # "ill:malloc+calloc" or "memory:ets": bytes that came
+    # bytes that came, by the node: "ill:malloc+calloc" (the program's count), "memory:ets"
+    # (erlang:memory()), "blocks:eheap_alloc" (system_info: whole blocks, header included)
+    truth: str = None
     tolerance: float = 0.10
     stack: str = None         # a function that the first stack must name
     owner: str = None         # must be in the finding's owner
@@ -126,7 +128,12 @@ def truth_now(node, what, grower):
             return int(Path(grower + ".took").read_text())
         except (OSError, ValueError):
             return 0
-    values = node("ill", "truth") if where == "ill" else node("memory")
+    if where == "blocks":
+        values = {a["name"]: sum(i[s]["blocks_size"] for i in a["by_instance"]
+                                 for s in ("mbcs", "mbcs_pool", "sbcs") if s in i)
+                  for a in node("allocators")}
+    else:
+        values = node("ill", "truth") if where == "ill" else node("memory")
     return sum(values[n] for n in names.split("+"))
 
 

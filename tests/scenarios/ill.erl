@@ -45,7 +45,7 @@ command(["wait"]) ->
     put(ill_workers, []),
     true;
 command(["truth"]) ->
-    {obj, ill_nif:truth() ++ [{W, V} || {drv, W, V} <- driver_truth()]}.
+    {obj, ill_nif:truth() ++ [{W, V} || {drv, W, V} <- driver_truth()] ++ [{heap, heap_truth()}]}.
 
 steps(0, _, _) -> ok;
 steps(N, Ms, What) ->
@@ -159,6 +159,15 @@ port(Port, Known) ->
             <<V:64/signed>> = iolist_to_binary(Answer),
             From ! {controlled, V},
             port(Port, Known)
+    end.
+
+%% What ill_hoarder keeps: two words for each element of its lists.
+heap_truth() ->
+    case whereis(ill_hoarder) of
+        undefined -> 0;
+        _ -> Self = self(),
+             in(ill_hoarder, fun(S) -> Self ! {elements, lists:sum([length(L) || L <- S])}, S end),
+             receive {elements, N} -> N * 2 * erlang:system_info(wordsize) end
     end.
 
 driver_truth() ->

@@ -40,7 +40,7 @@ CASES = [
     leak("malloc on a dirty IO scheduler", "malloc", "libc", function="leak_io"),
     leak("malloc on a thread of its own", "malloc", "libc", function="leak_thread"),
     leak("slow malloc, 64 KB a second", "malloc", "libc", count=16, every=250, times=0,
-         seconds=30, tolerance=0.15),
+         seconds=30),
     leak("fast malloc, 500 MB a second to 2 GB", "malloc", "libc", count=25600, every=50,
          times=80, seconds=20),
     # libc has it free and resident already: no fault, no system call
@@ -75,7 +75,7 @@ CASES = [
          step="nif leak sleeper 2 400000", truth="ill:sleeper", may=("nif-leak",)),
     # ---- neither
     Case("a preloaded library", "native-growth", "grower.so", "libc", grower=True,
-         truth="grower:", stack="grow_one", tolerance=0.10, seconds=10),
+         truth="grower:", stack="grow_one", seconds=10),
     # ---- several at once
     leak("two leaks at once", "mmap", "mmap", count=8, size=65536,
          during=("nif leak_malloc 3000 1000",), options=("--native",), second=("nif-leak", "leak_nif.so", "libc")),
@@ -103,13 +103,15 @@ CASES = [
     # ---- VM data
     Case("ETS", "vm-data", "ets", step="ets 6000", truth="memory:ets", owner="ill_table",
          releases=ALL, quick="25"),
+    # (erlang:memory(processes) has the 40 bytes of a message, not the 64 of its block)
     Case("a message queue", "vm-data", "processes", step="queue 20000",
-         truth="memory:processes", owner="ill_queue", tolerance=0.2, releases=ALL, quick="25",
+         truth="blocks:eheap_alloc+fix_alloc", owner="ill_queue", releases=ALL, quick="25",
          may=("vm-retained",)),
+    # (... and the whole of a heap, of which the end has never been touched)
     Case("one process's heap", "vm-data", "processes", step="heap 150000",
-         truth="memory:processes", owner="ill_hoarder", tolerance=0.2,
+         truth="ill:heap", owner="ill_hoarder",
          flags=("+MMmcs", "0"), may=("vm-retained", "vm-fragmentation")),
-    Case("many processes", "vm-data", "processes", step="procs 500", times=12, tolerance=0.2,
+    Case("many processes", "vm-data", "processes", step="procs 500", times=12,
          truth="memory:processes", owner="ill:"),
     Case("refc binaries kept", "vm-data", "binary", step="binaries 100 30000",
          truth="memory:binary", owner="ill_binaries", releases=ALL),
