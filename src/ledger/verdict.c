@@ -396,6 +396,19 @@ static int finding_order(const void *pa, const void *pb)
 	return x != y ? (x > y ? -1 : 1) : strcmp(a->subject, b->subject);
 }
 
+/* See struct verdict. Growth that stopped fills nothing. */
+static double cgroup_full_in(const struct judge *j)
+{
+	uint64_t left = j->in->after.look->os.cgroup_left;
+	double rate = 0;
+	size_t i;
+
+	for (i = 0; i < j->v->n; i++)
+		if (came_in_watch(&j->v->v[i]) && j->v->v[i].grew_until < 0)
+			rate += j->v->v[i].bytes_per_s;
+	return left != SYSTEM_UNKNOWN && rate > 0 ? (double)left / rate : -1;
+}
+
 /* ---- when nothing can be said ---------------------------------------------------------- */
 
 /* The second ledger is missing: what grew until the end is known by its stacks
@@ -463,6 +476,7 @@ int verdict_make(const struct verdict_input *in, const struct verdict_opts *opts
 	for (i = 0; i < j.v->n; i++)
 		advice_give(&j.v->v[i], in);
 	qsort(j.v->v, j.v->n, sizeof(*j.v->v), finding_order);
+	j.v->cgroup_full_in = cgroup_full_in(&j);
 	*out = j.v;
 	return 0;
 }

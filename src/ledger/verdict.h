@@ -61,6 +61,9 @@ struct verdict {
 	/* what grew during the watch, largest first, then all else, largest first; at least one */
 	struct finding *v;
 	size_t n;
+	/* Seconds until the cgroup is full if all that grows goes on as it did; < 0: it has no
+	 * limit, or nothing grows. */
+	double cgroup_full_in;
 };
 
 /* Thresholds: a finding needs the floor and the ratio. Ratios are of RSS. */

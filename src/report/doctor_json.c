@@ -96,6 +96,8 @@ json_t *doctor_json(const struct verdict_input *in, const struct verdict *v,
 	for (i = 0; i < v->n; i++)
 		json_array_append_new(findings, finding_json(in, &v->v[i]));
 	json_object_set_new(doc, "findings", findings);
+	json_object_set_new(doc, "cgroup_full_in_s",
+			    v->cgroup_full_in >= 0 ? json_real(v->cgroup_full_in) : json_null());
 	json_object_set_new(doc, "moments", moments_json(in));
 	json_object_set_new(doc, "traced", json_boolean(in->trace.growth));
 	json_object_set_new(doc, "not_traced_because",

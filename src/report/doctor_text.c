@@ -126,6 +126,38 @@ static void not_traced(const struct page *p)
 	paragraph(p->to, "not traced: ", line, p->opts->columns);
 }
 
+/* How far it is to the limit: not a finding, but what decides how urgent one is. */
+static void cgroup_print(const struct page *p, const struct verdict *v)
+{
+	const struct system_memory *os = &p->in->after.look->os;
+	double s = v->cgroup_full_in;
+	char used[32], limit[32], left[32], line[320];
+	size_t n;
+
+	if (os->cgroup_limit >= SYSTEM_UNLIMITED)
+		return;
+	n = (size_t)snprintf(line, sizeof(line), "%s of %s used, page cache included; %s left",
+			     unit_format(used, sizeof(used), p->opts->unit, os->cgroup_usage),
+			     unit_format(limit, sizeof(limit), p->opts->unit, os->cgroup_limit),
+			     unit_format(left, sizeof(left), p->opts->unit, os->cgroup_left));
+	if (os->cgroup_left < os->cgroup_limit && os->cgroup_usage < os->cgroup_limit &&
+	    os->cgroup_left < os->cgroup_limit - os->cgroup_usage)
+		n += (size_t)snprintf(line + n, sizeof(line) - n,
+				      ", for a limit is shared with other cgroups");
+	if (s >= 0)
+		snprintf(line + n, sizeof(line) - n,
+			 "; if what grows goes on like this, it is full in about %.0f %s",
+			 s < 120      ? s
+			 : s < 7200   ? s / 60
+			 : s < 172800 ? s / 3600
+				      : s / 86400,
+			 s < 120      ? "s"
+			 : s < 7200   ? "min"
+			 : s < 172800 ? "h"
+				      : "days");
+	paragraph(p->to, "cgroup: ", line, p->opts->columns);
+}
+
 void doctor_text(FILE *to, const struct verdict_input *in, const struct verdict *v,
 		 const struct doctor_text_opts *opts)
 {
@@ -157,6 +189,7 @@ void doctor_text(FILE *to, const struct verdict_input *in, const struct verdict 
 				       : 0.0);
 	snprintf(lead, sizeof(lead), "pid %d, ", (int)target_pid(in->o->target));
 	paragraph(to, lead, line, opts->columns);
+	cgroup_print(&p, v);
 	if (!in->before.ledger)
 		paragraph(to, "one look: ",
 			  "it tells what is used, free and lost; not what grows, nor who makes it "

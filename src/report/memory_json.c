@@ -51,6 +51,7 @@ static json_t *os_json(const struct look *l, const struct ledger *g)
 	json_object_set_new(j, "threads", number(l->os.threads));
 	json_object_set_new(cg, "usage", number(l->os.cgroup_usage));
 	json_object_set_new(cg, "limit", number(l->os.cgroup_limit));
+	json_object_set_new(cg, "left", number(l->os.cgroup_left));
 	json_object_set_new(j, "cgroup", cg);
 	return j;
 }

@@ -44,9 +44,10 @@ static void os_beside_vm(FILE *to, const struct look *l, const struct ledger *g,
 	if (l->os.swap != SYSTEM_UNKNOWN && l->os.swap)
 		fprintf(to, ", swapped %s", unit_format(a, sizeof(a), opts->unit, l->os.swap));
 	if (l->os.cgroup_limit < SYSTEM_UNLIMITED)
-		fprintf(to, "\n     cgroup %s of %s",
+		fprintf(to, "\n     cgroup %s of %s, %s left",
 			unit_format(a, sizeof(a), opts->unit, l->os.cgroup_usage),
-			unit_format(b, sizeof(b), opts->unit, l->os.cgroup_limit));
+			unit_format(b, sizeof(b), opts->unit, l->os.cgroup_limit),
+			unit_format(c, sizeof(c), opts->unit, l->os.cgroup_left));
 	fprintf(to, "\nVM   memory(total) %s; carriers %s, used %s (usage %.0f%%)\n",
 		unit_format(a, sizeof(a), opts->unit, l->memory.total),
 		unit_format(b, sizeof(b), opts->unit, g->vm_allocated),

@@ -157,7 +157,7 @@ int system_memory(struct target *t, enum system_rollup rollup, struct system_mem
 	memset(out, 0, sizeof(*out));
 	out->rss = out->vmsize = out->swap = out->page_tables = SYSTEM_UNKNOWN;
 	out->pss = out->lazyfree = out->rollup_rss = SYSTEM_UNKNOWN;
-	out->cgroup_usage = out->cgroup_limit = SYSTEM_UNKNOWN;
+	out->cgroup_usage = out->cgroup_limit = out->cgroup_left = SYSTEM_UNKNOWN;
 	out->limit_as = out->limit_nofile = SYSTEM_UNKNOWN;
 	n = target_proc_read(t, "status", 65536, &text);
 	if (n < 0)

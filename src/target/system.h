@@ -17,6 +17,7 @@ struct system_memory {			     /* bytes; SYSTEM_UNKNOWN where not known */
 	uint64_t page_tables;		     /* VmPTE */
 	uint64_t pss, lazyfree, rollup_rss;  /* smaps_rollup */
 	uint64_t cgroup_usage, cgroup_limit; /* limit: tightest of the ancestors */
+	uint64_t cgroup_left;		     /* until one of those with a limit is full */
 	uint64_t limit_as, limit_nofile;     /* RLIMIT_AS, RLIMIT_NOFILE (soft) */
 	unsigned threads;
 	char rollup_reason[128]; /* why pss and lazyfree are unknown */

@@ -14,8 +14,13 @@
  * memory belongs to the one that has that line.
  *
  * The limit is the tightest on the way up. Version 2 has memory.max in each
- * folder; version 1 says hierarchical_memory_limit itself. In version 2 a group
- * without memory.current is charged to the nearest one above that has it.
+ * folder; version 1 says hierarchical_memory_limit itself, for groups above the
+ * mount's root too. In version 2 a group without memory.current is charged to the
+ * nearest one above that has it.
+ *
+ * What is left is another question: a limit above is shared with all other groups
+ * below it, so it is the least of limit - usage on the way up, each of one folder.
+ * Usage has the page cache in it, which the kernel drops before it kills anybody.
  */
 #include "target/system_cgroup.h"
 
@@ -198,14 +203,12 @@ static uint64_t cgroup_number(int dir, const char *name)
 	return end == buf || errno ? SYSTEM_UNKNOWN : v;
 }
 
-static void v1_read(int dir, struct system_memory *out)
+/* The limit of a version 1 group, its ancestors' included, and those that we cannot see. */
+static uint64_t v1_limit(int dir)
 {
+	uint64_t limit = cgroup_number(dir, "memory.limit_in_bytes");
 	char text[16384], *p;
-	uint64_t limit;
 
-	out->cgroup_usage = cgroup_number(dir, "memory.usage_in_bytes");
-	limit = cgroup_number(dir, "memory.limit_in_bytes");
-	/* the ancestors' too, those included that we cannot see */
 	if (system_file(dir, "memory.stat", text, sizeof(text)) > 0) {
 		p = strstr(text, "hierarchical_memory_limit ");
 		if (p) {
@@ -215,22 +218,28 @@ static void v1_read(int dir, struct system_memory *out)
 				limit = v;
 		}
 	}
-	if (limit != SYSTEM_UNKNOWN)
-		out->cgroup_limit = limit >= V1_UNLIMITED ? SYSTEM_UNLIMITED : limit;
-	if (out->cgroup_usage == SYSTEM_UNKNOWN)
-		cgroup_reason(out, "cannot read memory.usage_in_bytes of the process's cgroup");
+	return limit >= V1_UNLIMITED && limit != SYSTEM_UNKNOWN ? SYSTEM_UNLIMITED : limit;
 }
 
-/* One folder of a version 2 hierarchy, from the process's own upwards. */
-static void v2_read(int dir, struct system_memory *out)
+/* One folder on the way up; `own`: the process's. */
+static void folder_read(int dir, bool v2, bool own, struct system_memory *out)
 {
-	uint64_t limit = cgroup_number(dir, "memory.max");
+	uint64_t limit = v2 ? cgroup_number(dir, "memory.max") : v1_limit(dir);
+	uint64_t usage = cgroup_number(dir, v2 ? "memory.current" : "memory.usage_in_bytes");
 
-	if (out->cgroup_usage == SYSTEM_UNKNOWN)
-		out->cgroup_usage = cgroup_number(dir, "memory.current");
-	if (limit != SYSTEM_UNKNOWN &&
-	    (out->cgroup_limit == SYSTEM_UNKNOWN || limit < out->cgroup_limit))
+	if (out->cgroup_usage == SYSTEM_UNKNOWN && (v2 || own))
+		out->cgroup_usage = usage;
+	if (limit == SYSTEM_UNKNOWN)
+		return;
+	if (out->cgroup_limit == SYSTEM_UNKNOWN || (v2 && limit < out->cgroup_limit))
 		out->cgroup_limit = limit;
+	/* a tighter one that version 1 did not tell of is not hierarchical: not ours */
+	if (usage == SYSTEM_UNKNOWN || limit == SYSTEM_UNLIMITED || limit < out->cgroup_limit)
+		return;
+	if (limit < usage)
+		limit = usage;
+	if (out->cgroup_left == SYSTEM_UNKNOWN || limit - usage < out->cgroup_left)
+		out->cgroup_left = limit - usage;
 }
 
 void system_cgroup(char *cgroup, FILE *mounts, struct system_memory *out)
@@ -259,13 +268,10 @@ void system_cgroup(char *cgroup, FILE *mounts, struct system_memory *out)
 			break;
 		}
 		if (dir >= 0) {
-			if (v2)
-				v2_read(dir, out);
-			else
-				v1_read(dir, out);
+			folder_read(dir, v2, depth == 0, out);
 			close(dir);
 		}
-		if (!v2 || !*rel)
+		if (!*rel)
 			break;
 		slash = strrchr(path + strip, '/');
 		if (!slash)
@@ -273,11 +279,13 @@ void system_cgroup(char *cgroup, FILE *mounts, struct system_memory *out)
 		*slash = '\0';
 	}
 	close(mount);
+	if (out->cgroup_reason[0])
+		return;
 	/* The root of version 2 has no memory.current, and no limit. */
-	if (v2 && !out->cgroup_reason[0]) {
-		if (out->cgroup_usage == SYSTEM_UNKNOWN)
-			cgroup_reason(out, "no cgroup above the process counts memory");
-		else if (out->cgroup_limit == SYSTEM_UNKNOWN)
-			cgroup_reason(out, "cannot read memory.max of the process's cgroup");
-	}
+	if (out->cgroup_usage == SYSTEM_UNKNOWN)
+		cgroup_reason(out, v2 ? "no cgroup above the process counts memory"
+				      : "cannot read memory.usage_in_bytes of the process's "
+					"cgroup");
+	else if (out->cgroup_limit == SYSTEM_UNKNOWN)
+		cgroup_reason(out, "cannot read the limit of the process's cgroup");
 }

@@ -7,8 +7,8 @@
 
 #include "target/system.h"
 
-/* Fills cgroup_usage, cgroup_limit and cgroup_reason of *out, which the caller
- * has set to SYSTEM_UNKNOWN and "". `cgroup` is the text of /proc/PID/cgroup
+/* Fills cgroup_usage, cgroup_limit, cgroup_left and cgroup_reason of *out, which the
+ * caller has set to SYSTEM_UNKNOWN and "". `cgroup` is the text of /proc/PID/cgroup
  * (it is cut to pieces), `mounts` is /proc/self/mountinfo and may be NULL. */
 void system_cgroup(char *cgroup, FILE *mounts, struct system_memory *out);
 

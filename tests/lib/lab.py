@@ -159,6 +159,11 @@ def stop_all():
 atexit.register(stop_all)
 
 
+def enter(cgroup):
+    """The calling process goes there (0 is itself)."""
+    Path(cgroup, "cgroup.procs").write_text("0", encoding="ascii")
+
+
 class NodeError(Exception):
     pass
 
@@ -166,8 +171,10 @@ class NodeError(Exception):
 class Node:
     """One BEAM that runs tests/scenarios/scenario.erl; see there for the commands."""
 
-    def __init__(self, release, flags=(), env=(), namespaces=False, timeout=60, folder=None):
-        """`folder`: of the modules and NIFs, if it is not the usual one."""
+    def __init__(self, release, flags=(), env=(), namespaces=False, timeout=60, folder=None,
+                 cgroup=None):
+        """`folder`: of the modules and NIFs, if it is not the usual one; `cgroup`: it
+        lives in that one from its first page on."""
         self.release = release
         self.dir = folder or scenario_dir(release)
         cmd = ["%s/tools/roots/node.sh" % TOP, "-b", str(self.dir)]
@@ -179,7 +186,8 @@ class Node:
         self.errors = open(WORK / ("node-%s-%d-%d.stderr" % (release, os.getpid(), threading.get_ident() % 1000)),
                            "w+b")
         self.process = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=self.errors)
+                                        stderr=self.errors,
+                                        preexec_fn=cgroup and (lambda: enter(cgroup)))
         NODES.append(self)
         self.buffer = b""
         self.selector = selectors.DefaultSelector()

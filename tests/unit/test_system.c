@@ -391,6 +391,8 @@ static void test_real_cgroup(void **state)
 	assert_string_equal(m.cgroup_reason, "");
 	assert_int_equal(m.cgroup_limit, 104857600);
 	assert_true(m.cgroup_usage >= 32 * MIB && m.cgroup_usage < 60 * MIB);
+	assert_true(m.cgroup_left <= 104857600 - m.cgroup_usage &&
+		    m.cgroup_left > 104857600 - 60 * MIB);
 	/* the inner one is the tighter */
 	assert_true(put(inner, v2 ? "memory.max" : "memory.limit_in_bytes", "83886080"));
 	assert_int_equal(system_memory(t, SYSTEM_ROLLUP_AUTO, &m, NULL), 0);
@@ -409,7 +411,9 @@ static char tree[] = "/tmp/test-system-XXXXXX";
 
 static struct system_memory ask(const char *cgroup, const char *mounts)
 {
-	struct system_memory m = { .cgroup_usage = SYSTEM_UNKNOWN, .cgroup_limit = SYSTEM_UNKNOWN };
+	struct system_memory m = { .cgroup_usage = SYSTEM_UNKNOWN,
+				   .cgroup_limit = SYSTEM_UNKNOWN,
+				   .cgroup_left = SYSTEM_UNKNOWN };
 	char *text = strdup(cgroup), *lines = NULL, *with;
 	size_t len = strlen(mounts) + 1000;
 	FILE *f;
@@ -434,6 +438,7 @@ static struct system_memory ask(const char *cgroup, const char *mounts)
 	do {                                                                                  \
 		assert_true((m).cgroup_usage == SYSTEM_UNKNOWN && (m).cgroup_reason[0] != 0); \
 		assert_true((m).cgroup_limit == SYSTEM_UNKNOWN);                              \
+		assert_true((m).cgroup_left == SYSTEM_UNKNOWN);                               \
 	} while (0)
 
 static void test_made_up_cgroups(void **state)
@@ -468,10 +473,25 @@ static void test_made_up_cgroups(void **state)
 	put(dir, "memory.usage_in_bytes", "1234567\n");
 	put(dir, "memory.limit_in_bytes", "9000000\n");
 	put(dir, "memory.stat", "cache 0\nhierarchical_memory_limit 8000000\n");
+	snprintf(dir, sizeof(dir), "%s/tight/in", tree);
+	mkdir(dir, 0755);
+	put(dir, "memory.usage_in_bytes", "1000\n");
+	put(dir, "memory.limit_in_bytes", "9223372036854771712\n");
+	put(dir, "memory.stat", "cache 0\nhierarchical_memory_limit 8000000\n");
+	snprintf(dir, sizeof(dir), "%s/tight/full", tree);
+	mkdir(dir, 0755);
+	put(dir, "memory.usage_in_bytes", "7000001\n");
+	put(dir, "memory.limit_in_bytes", "7000000\n");
+	snprintf(dir, sizeof(dir), "%s/tight/apart", tree); /* what is above does not count */
+	mkdir(dir, 0755);
+	put(dir, "memory.usage_in_bytes", "1000\n");
+	put(dir, "memory.limit_in_bytes", "20000000\n");
+	put(dir, "memory.stat", "cache 0\nhierarchical_memory_limit 20000000\n");
 
 	m = ask("0::/a/b\n", v2);
 	assert_int_equal(m.cgroup_usage, 3000000);
 	assert_int_equal(m.cgroup_limit, 5000000);
+	assert_int_equal(m.cgroup_left, 1000000); /* others have the rest */
 	assert_string_equal(m.cgroup_reason, "");
 	m = ask("0::/a/b/c\n", v2);
 	assert_int_equal(m.cgroup_usage, 3000000);
@@ -483,7 +503,19 @@ static void test_made_up_cgroups(void **state)
 	m = ask("12:cpu,cpuacct:/x\n5:hugetlb,memory:/tight\n0::/free\n", v1);
 	assert_int_equal(m.cgroup_usage, 1234567);
 	assert_int_equal(m.cgroup_limit, 8000000);
+	assert_int_equal(m.cgroup_left, 8000000 - 1234567);
+	m = ask("5:memory:/tight/in\n", v1);
+	assert_int_equal(m.cgroup_usage, 1000);
+	assert_int_equal(m.cgroup_limit, 8000000);
+	assert_int_equal(m.cgroup_left, 8000000 - 1234567);
+	m = ask("5:memory:/tight/full\n", v1);
+	assert_int_equal(m.cgroup_limit, 7000000);
+	assert_int_equal(m.cgroup_left, 0);
+	m = ask("5:memory:/tight/apart\n", v1);
+	assert_int_equal(m.cgroup_limit, 20000000);
+	assert_int_equal(m.cgroup_left, 20000000 - 1000);
 	m = ask("5:memory:/free\n", v1);
+	assert_true(m.cgroup_left == SYSTEM_UNKNOWN);
 	assert_int_equal(m.cgroup_usage, 1234567);
 	assert_true(m.cgroup_limit == SYSTEM_UNLIMITED);
 

@@ -52,6 +52,7 @@ static void side_make(struct side *s)
 	s->l.carriers = &s->carriers;
 	s->carriers.tags = s->tags;
 	s->l.os.cgroup_limit = SYSTEM_UNLIMITED;
+	s->l.os.cgroup_left = SYSTEM_UNKNOWN;
 }
 
 static void scene_make(struct scene *s)
@@ -280,6 +281,13 @@ static void data_growth_and_a_tight_cgroup(void **state)
 	assert_int_equal(v->v[0].code, FINDING_VM_DATA);
 	assert_string_equal(v->v[0].subject, "ets");
 	assert_int_equal(v->v[0].grew_bytes, 40 * MB);
+	assert_true(v->cgroup_full_in < 0);
+	verdict_free(v);
+
+	s.b.l.os.cgroup_limit = 500 * MB; /* 4 MB a second into what is left of it */
+	s.b.l.os.cgroup_left = 60 * MB;
+	v = judge(&s);
+	assert_true(v->cgroup_full_in > 14.99 && v->cgroup_full_in < 15.01);
 	verdict_free(v);
 
 	s.a.rows[0].bytes = 140 * MB; /* does not grow, but the limit is near */
@@ -288,6 +296,7 @@ static void data_growth_and_a_tight_cgroup(void **state)
 	assert_int_equal(v->v[0].code, FINDING_VM_DATA);
 	assert_int_equal(v->v[0].grew_bytes, 0);
 	assert_int_equal(v->v[0].confidence, CONFIDENCE_MEDIUM);
+	assert_true(v->cgroup_full_in < 0);
 	verdict_free(v);
 	scene_free(&s);
 }
@@ -437,10 +446,12 @@ static void growth_that_stopped_says_when(void **state)
 	}
 	s.in.moments = m;
 	s.in.n_moments = 3;
+	s.b.l.os.cgroup_left = 60 * MB;
 	v = judge(&s);
 	assert_int_equal(v->v[0].code, FINDING_VM_DATA);
 	assert_int_equal(v->v[0].grew_bytes, 40 * MB);
 	assert_true(v->v[0].grew_until > 3.9 && v->v[0].grew_until < 4.1);
+	assert_true(v->cgroup_full_in < 0);
 	verdict_free(v);
 
 	/* what still came in the last quarter has not stopped */
@@ -448,6 +459,7 @@ static void growth_that_stopped_says_when(void **state)
 	middle[1].rows[0].bytes = 130 * MB;
 	v = judge(&s);
 	assert_true(v->v[0].grew_until < 0);
+	assert_true(v->cgroup_full_in > 14.99 && v->cgroup_full_in < 15.01);
 	verdict_free(v);
 	scene_free(&s);
 }
