@@ -70,6 +70,7 @@ static void input_set(struct examination *e, const struct look *now, const struc
 	in->before = side_of(e->look[0], e->ledger[0], e->inside[0]);
 	in->after = side_of(now, ledger, inside);
 	in->seconds = e->seconds;
+	in->apart = e->taken[1] - e->taken[0];
 	in->moments = e->moments;
 	in->n_moments = e->n_moments;
 	in->trace.growth = e->growth;
@@ -129,6 +130,8 @@ static int end_take(struct examination *e, int side, struct error *err)
 {
 	int ret = watch_look(&e->w, &e->look[side], &e->ledger[side], err);
 
+	if (ret == 0)
+		e->taken[side] = seconds_now() - e->look[side]->seconds;
 	if (ret == 0)
 		ret = inside_take(e->w.observer, e->look[side], e->w.code, e->inside[0], side == 1,
 				  &e->inside[side], err);

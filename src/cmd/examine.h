@@ -37,11 +37,11 @@ struct examination {
 	double first_s; /* the first ledger was complete and probes attached so long after */
 	double seconds; /* of the watch */
 	struct look *look[2];
+	double taken[2]; /* when those began; CLOCK_MONOTONIC */
 	struct ledger *ledger[2];
 	struct inside *inside[2];
 	struct verdict_moment moments[MOMENTS_MAX];
 	size_t n_moments;
-	double next_moment; /* CLOCK_MONOTONIC */
 	struct profile *growth, *native;
 	int64_t grew, explained; /* of libc's heap, at the last moment */
 	bool native_tried;

@@ -291,7 +291,7 @@ int64_t ledger_grew(const struct judge *j, const char *prefix)
 void growth_set(struct judge *j, struct finding *f, int64_t bytes)
 {
 	f->grew_bytes = bytes > 0 ? (uint64_t)bytes : 0;
-	f->bytes_per_s = j->seconds > 0 ? (double)f->grew_bytes / j->seconds : 0;
+	f->bytes_per_s = j->in->apart > 0 ? (double)f->grew_bytes / j->in->apart : 0;
 }
 
 int64_t moment_accounts(const struct verdict_moment *m, const void *arg)
@@ -465,7 +465,6 @@ int verdict_make(const struct verdict_input *in, const struct verdict_opts *opts
 		return -ENOMEM;
 	}
 	j.rss = in->after.ledger->rss;
-	j.seconds = in->seconds;
 	for (i = 0; i < sizeof(rules) / sizeof(rules[0]); i++)
 		if (!rules[i].growth || in->before.ledger)
 			rules[i].run(&j, &rules[i]);

@@ -145,6 +145,9 @@ struct verdict_input {
 	struct verdict_side before; /* look == NULL: a still image */
 	struct verdict_side after;
 	double seconds; /* of the watch */
+	/* Between the two ledgers: longer than the watch by what else is read and attached
+	 * before it begins. What grew, grew in this time. */
+	double apart;
 	const struct verdict_moment *moments;
 	size_t n_moments;
 	const struct verdict_owner *owners;

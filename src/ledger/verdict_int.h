@@ -24,7 +24,6 @@ struct judge {
 	const struct verdict_opts *opts;
 	struct verdict *v;
 	uint64_t rss;
-	double seconds;
 	/* growth of an allocator's used blocks that another finding has, by number: bytes */
 	int64_t taken[CARRIER_TYPES];
 	/* what of native growth was the VM's own mallocs: its JIT keeps a description of

@@ -178,7 +178,7 @@ void doctor_text(FILE *to, const struct verdict_input *in, const struct verdict 
 				      unit_format_signed(b, sizeof(b), opts->unit,
 							 (int64_t)(in->after.ledger->rss -
 								   in->before.ledger->rss)),
-				      in->seconds);
+				      in->apart);
 	if (in->after.look->memory.total != UINT64_MAX)
 		n += (size_t)snprintf(line + n, sizeof(line) - n, ", erlang:memory(total) %s",
 				      unit_format(c, sizeof(c), opts->unit,

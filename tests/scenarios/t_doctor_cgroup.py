@@ -144,7 +144,7 @@ def leaks_towards_it(tap, label, groups, node):
     should = (limit - watch[-1][2]) / pace
     says = answer["cgroup_full_in_s"]
     tap.ok("%s: full in %.0f s, by the kernel's pace in %.0f s" % (label, says or 0, should),
-           says is not None and abs(says - should) <= 0.15 * should, (says, should, pace))
+           says is not None and abs(says - should) <= 0.1 * should, (says, should, pace))
 
     left = limit - groups.usage(groups.outer)
     text = beamray("doctor", "-p", node.pid, "-d", "6s", "--no-scan")

@@ -69,7 +69,7 @@ static void scene_make(struct scene *s)
 	s->in.o = &s->o;
 	s->in.before = (struct verdict_side){ &s->a.l, &s->a.g, NULL, UINT64_MAX };
 	s->in.after = (struct verdict_side){ &s->b.l, &s->b.g, NULL, UINT64_MAX };
-	s->in.seconds = 10;
+	s->in.seconds = s->in.apart = 10;
 	s->in.trace.growth = s->growth;
 	s->in.trace.symbols = s->symbols;
 }
