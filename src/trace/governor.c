@@ -128,8 +128,11 @@ void governor_tick(struct governor *g, counters count, struct set *const sets[SE
 
 		if (!sets[i])
 			continue;
+		/* an average is in it: less than before if what came since was cheap */
 		kernel = governor_kernel_ns(sets[i], count[i]);
-		sets[i]->cost = (double)(kernel - sets[i]->last_kernel_ns) / wall;
+		sets[i]->cost = kernel > sets[i]->last_kernel_ns
+					? (double)(kernel - sets[i]->last_kernel_ns) / wall
+					: 0;
 		sets[i]->last_kernel_ns = kernel;
 		g->now += sets[i]->cost;
 	}
