@@ -542,6 +542,18 @@ int code_open(struct vm *vm, struct code **out, struct error *err)
 	return 0;
 }
 
+/* Since OTP 23 at least each load and each deletion ends with the next index in force
+ * (code_ix.c: erts_commit_staging_code_ix()). */
+uint64_t code_watch(const struct code *c, uint64_t *mask)
+{
+	uint64_t index = c->vm->anchors.v[A_CODE_INDEX].addr;
+
+	*mask = index ? UINT32_MAX : UINT64_MAX;
+	if (index || c->source != CODE_JIT)
+		return index;
+	return c->anchor + 16; /* the first entry: new ones come there */
+}
+
 void code_close(struct code *c)
 {
 	size_t i;

@@ -68,6 +68,12 @@ void code_close(struct code *c);
  * small reads a module and one larger one for every new module. */
 int code_refresh(struct code *c, struct error *err);
 
+/* The address of a word in the VM that changes when code is loaded, in the bits of *mask,
+ * for whoever can look at it more often than at everything; 0 where none is known. It may
+ * be what it was before after a few loads more, and purging alone may not change it: it
+ * tells when to look, never that there is no need to. */
+uint64_t code_watch(const struct code *c, uint64_t *mask);
+
 /* What `addr` belongs to. Where code was loaded over code that was purged, the
  * newest wins. `addr` is an instruction that runs or is about to; for a return
  * address pass code_lookup_return(), because the call may be the last

@@ -34,7 +34,8 @@
 #define FUNCTIONS_MAX (1u << 20)   /* in a module */
 #define LINES_MAX     (1u << 22)   /* same */
 #define MODULE_MAX    (1ull << 30) /* bytes of a module's code */
-#define ATOM_TAG      0x0bu	   /* _TAG_IMMED2_ATOM, erl_term.h, low 6 bits */
+#define MD5_BYTES     16
+#define ATOM_TAG      0x0bu /* _TAG_IMMED2_ATOM, erl_term.h, low 6 bits */
 
 struct table {
 	uint64_t modules, n, allocated;
@@ -56,12 +57,82 @@ static int read_table(struct vm *vm, uint64_t tables, unsigned i, struct table *
 	return ret;
 }
 
+/* Where the module's MD5 is, by its header; 0 if that is not in the module. */
+static uint64_t md5_addr(const struct vm *vm, const struct code_candidate *k)
+{
+	uint64_t addr;
+
+	if (k->head_len < CODE_HEAD ||
+	    !vm_field(k->head, sizeof(k->head), vm->layout->BeamCodeHeader__md5_ptr, &addr) ||
+	    addr < k->entry || addr > k->symfile - MD5_BYTES)
+		return 0;
+	return addr;
+}
+
+/*
+ * What tells one load from another, of all candidates: the header's first bytes, and instead
+ * of the last of these the MD5. Modules that were made from one template may have equal
+ * headers, at one and the same address one after the other. Those that are not resident are
+ * known to be there, and are gaps when they are loaded.
+ */
+static int read_heads(struct vm *vm, struct code_candidate *k, size_t n)
+{
+	struct target_piece *v = calloc(n + 1, sizeof(*v));
+	size_t i, m = 0;
+	int ret = v ? 0 : -ENOMEM;
+
+	for (i = 0; !ret && i < n; i++)
+		v[i] = (struct target_piece){ k[i].entry, k[i].head, k[i].head_len, 0 };
+	if (!ret)
+		ret = vm_read_pieces(vm, v, n);
+	for (i = 0; !ret && i < n; i++)
+		if (v[i].ret == -EFAULT)
+			ret = -EAGAIN;
+	for (i = 0; !ret && i < n; i++) {
+		uint64_t addr = md5_addr(vm, &k[i]);
+
+		if (addr)
+			v[m++] = (struct target_piece){ addr, k[i].head + CODE_HEAD - MD5_BYTES,
+							MD5_BYTES, 0 };
+	}
+	if (!ret)
+		ret = vm_read_pieces(vm, v, m);
+	free(v);
+	return ret;
+}
+
+/* The table in force: its number, or TABLES where that is not known, and what is in it. */
+static int active_table(struct vm *vm, uint64_t tables, uint32_t *active, struct table *t)
+{
+	const uint64_t index_addr = vm->anchors.v[A_CODE_INDEX].addr;
+	int ret;
+
+	*active = TABLES;
+	memset(t, 0, sizeof(*t));
+	if (index_addr) {
+		ret = vm_read_u32(vm, index_addr, active);
+		if (ret)
+			return ret;
+		return *active < TABLES ? read_table(vm, tables, *active, t) : -ENOTSUP;
+	}
+	/* the fullest: a table that is being staged starts as a copy */
+	for (unsigned i = 0; i < TABLES; i++) {
+		struct table other;
+
+		ret = read_table(vm, tables, i, &other);
+		if (ret)
+			return ret;
+		if (other.n > t->n)
+			*t = other;
+	}
+	return 0;
+}
+
 int code_ranges_list(struct vm *vm, uint64_t tables, struct code_candidates *out)
 {
 	const struct layout *l = vm->layout;
-	const uint64_t index_addr = vm->anchors.v[A_CODE_INDEX].addr;
-	uint32_t active = TABLES, i, stride = l->size_code_range;
-	struct table t = { 0, 0, 0 };
+	uint32_t active, active_then, stride = l->size_code_range;
+	struct table t, then;
 	unsigned char *raw;
 	uint64_t before = 0;
 	int ret;
@@ -70,35 +141,23 @@ int code_ranges_list(struct vm *vm, uint64_t tables, struct code_candidates *out
 	if (!stride || stride > 64 || !l->size_code_ranges || !layout_has(l->code_range__start) ||
 	    !layout_has(l->code_range__end) || !layout_has(l->BeamCodeHeader__functions))
 		return -ENOTSUP;
-	if (index_addr) {
-		ret = vm_read_u32(vm, index_addr, &active);
-		if (ret)
-			return ret;
-		if (active >= TABLES)
-			return -ENOTSUP;
-		ret = read_table(vm, tables, active, &t);
-		if (ret)
-			return ret;
-	} else { /* the fullest: a table that is being staged starts as a copy */
-		for (i = 0; i < TABLES; i++) {
-			struct table other;
-
-			ret = read_table(vm, tables, i, &other);
-			if (ret)
-				return ret;
-			if (other.n > t.n)
-				t = other;
-		}
-	}
+	ret = active_table(vm, tables, &active, &t);
+	if (ret)
+		return ret;
 	raw = malloc(t.n * stride + 1);
 	out->v = calloc(t.n + 1, sizeof(*out->v));
 	ret = raw && out->v ? vm_read(vm, t.modules, raw, t.n * stride) : -ENOMEM;
-	for (i = 0; !ret && i < t.n; i++) {
+	/* one that is no longer in force is freed as the second load after begins */
+	if (!ret)
+		ret = active_table(vm, tables, &active_then, &then);
+	if (!ret && (active_then != active || memcmp(&then, &t, sizeof(t)) != 0))
+		ret = -EAGAIN;
+	for (size_t i = 0; !ret && i < t.n; i++) {
 		struct code_candidate *k = &out->v[out->n];
 		uint64_t start = 0, end = 0;
 
-		vm_field(raw + (size_t)i * stride, stride, l->code_range__start, &start);
-		vm_field(raw + (size_t)i * stride, stride, l->code_range__end, &end);
+		vm_field(raw + i * stride, stride, l->code_range__start, &start);
+		vm_field(raw + i * stride, stride, l->code_range__end, &end);
 		if (start < before) {
 			ret = -EAGAIN;
 			break;
@@ -110,15 +169,11 @@ int code_ranges_list(struct vm *vm, uint64_t tables, struct code_candidates *out
 		k->symfile = end;
 		k->size = end - start;
 		k->head_len = CODE_HEAD < k->size ? CODE_HEAD : (uint32_t)k->size;
-		ret = vm_read(vm, start, k->head, k->head_len);
-		if (ret == -EFAULT)
-			ret = -EAGAIN;
-		if (ret && ret != -ENODATA)
-			break;
-		ret = 0;
 		out->n++;
 	}
 	free(raw);
+	if (!ret)
+		ret = read_heads(vm, out->v, out->n);
 	if (ret) {
 		free(out->v);
 		memset(out, 0, sizeof(*out));
@@ -290,7 +345,7 @@ int code_ranges_load(struct vm *vm, const struct code_candidate *k, struct code_
 		     struct code_module **out)
 {
 	const struct layout *l = vm->layout;
-	unsigned char head[CODE_HEAD];
+	struct code_candidate now = *k;
 	uint64_t n, table = 0, at = (uint64_t)l->BeamCodeHeader__functions.offset;
 	struct lines lines = { 0 };
 	uint64_t *functions;
@@ -317,8 +372,9 @@ int code_ranges_load(struct vm *vm, const struct code_candidate *k, struct code_
 	if (!ret)
 		ret = add_functions(vm, k, b, functions, n, &lines);
 	if (!ret) { /* still the same module? */
-		ret = vm_read(vm, k->entry, head, k->head_len);
-		if (!ret && memcmp(head, k->head, k->head_len) != 0)
+		memset(now.head, 0, sizeof(now.head));
+		ret = read_heads(vm, &now, 1);
+		if (!ret && memcmp(now.head, k->head, k->head_len) != 0)
 			ret = -EAGAIN;
 	}
 	if (ret == -EFAULT)
