@@ -149,12 +149,17 @@ struct config {
 	__u32 proc_state, proc_reds, psflg_gc;
 	__u64 normal_exit;
 	__u64 main_start, main_end; /* process_main: C function (emulator) or fragment (JIT) */
+	/* emulator: the executable with its data, and its text */
+	__u64 exe_start, exe_end, text_start, text_end;
+	/* a word of the VM's that changes as code is loaded, under a mask; 0: none */
+	__u64 code_word, code_mask;
 };
 
 /* What both sides write while the programs run; one for all programs. */
 struct control {
-	__u32 active;	 /* which copy of the tables holds */
-	__u32 host_tgid; /* the target in the initial pid namespace, once it was met */
+	__u32 active;	  /* which copy of the tables holds */
+	__u32 host_tgid;  /* the target in the initial pid namespace, once it was met */
+	__u64 code_state; /* the word at code_word, when the last stack was taken */
 };
 
 /* ---- threads ----------------------------------------------------------------- */

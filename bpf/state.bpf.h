@@ -81,6 +81,12 @@ struct {
 	__uint(max_entries, 1 << 22);
 } events SEC(".maps");
 
+/* What user space is woken up for: see code_watch(). */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} wakes SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

@@ -26,7 +26,9 @@
  *    and rbx of process_main's frame, which the native walk restored.
  * 3. Erlang frames: words of the stack whose two low bits are 00 and that lie in
  *    code. Terms never have these bits; saved frame pointers do, but they are no
- *    code. The walk ends at normal_exit, and only then the stack is complete.
+ *    code. In the emulator, where code lies in ordinary memory, what points at an
+ *    instruction is code too. The walk ends at normal_exit, and only then the stack
+ *    is complete.
  *
  * What cannot be told is cut with a reason, never guessed. Every loop is bounded,
  * every read may fail. Loops call global functions, which the verifier checks
@@ -331,6 +333,26 @@ __noinline int erlang_emit(__u32 slot, __u64 address)
 	return 1;
 }
 
+/*
+ * Code of the emulator that the tables do not have yet: it was loaded after they were
+ * written. An instruction begins with a word that is the address of the code in
+ * process_main which carries it out; where the executable lies below 4 GiB, the lower half
+ * of a word whose upper half holds operands (erl_vm.h: CODE_MODEL_SMALL). Instructions
+ * of the VM's own, such as normal_exit's, are part of the executable and belong to no function.
+ */
+static __always_inline bool is_instruction(__u64 address)
+{
+	__u64 word;
+
+	if (cfg.flavor != VM_EMULATOR || (address & 7) || !address ||
+	    (address >= cfg.exe_start && address < cfg.exe_end) ||
+	    read_user(&word, sizeof(word), address))
+		return false;
+	if (!(cfg.text_end >> 32))
+		word = (__u32)word;
+	return word >= cfg.text_start && word < cfg.text_end;
+}
+
 /* Saved frame pointers (+JPperf) look like return addresses and may lie between two
  * areas of code. */
 __noinline int is_code(__u32 slot, __u64 address)
@@ -343,7 +365,7 @@ __noinline int is_code(__u32 slot, __u64 address)
 		return 0;
 	which = s->which;
 	t = bpf_map_lookup_elem(&tables, &which);
-	return t && in_code(t, address);
+	return t && (in_code(t, address) || is_instruction(address));
 }
 
 /* One word of the stack. Returns 0 when the walk is over. */
@@ -357,7 +379,9 @@ static __always_inline int erlang_word(struct scratch *s, __u32 slot, const stru
 		s->done = 1;
 		return s->in_root; /* in the root part it comes first */
 	}
-	if (word < t->code_min || word >= t->code_max || !is_code(slot, word))
+	if (cfg.flavor != VM_EMULATOR && (word < t->code_min || word >= t->code_max))
+		return 1;
+	if (!is_code(slot, word))
 		return 1;
 	if (s->in_root) {
 		__u32 n = s->out.n_root;
@@ -648,11 +672,16 @@ __noinline int emulator_step(__u32 slot)
 		return 0;
 	}
 	/* Across calls the instruction pointer is in rbx. Between them the compiler
-	 * may have it elsewhere for a moment. */
+	 * may have it elsewhere for a moment, where it is believed only if the tables
+	 * know the code. */
 	at = s->bx;
-	if (!in_code(t, at) && s->exact)
-		at = in_code(t, s->r8) ? s->r8 : s->bp;
-	if (in_code(t, at))
+	if (!in_code(t, at) && s->exact) {
+		if (in_code(t, s->r8))
+			at = s->r8;
+		else if (in_code(t, s->bp))
+			at = s->bp;
+	}
+	if (in_code(t, at) || is_instruction(at))
 		emit(s, STACK_WORD(STACK_ERLANG, at & 0x7fffffffffffULL));
 	else
 		emit(s, STACK_WORD(STACK_CUT, CUT_NO_CODE));
@@ -735,6 +764,25 @@ static __always_inline bool kernel_frames(struct scratch *s, void *ctx)
 	return true;
 }
 
+/*
+ * Code that is loaded and purged again has to be read in between, and a stack is the first
+ * to know that it matters: when the VM has loaded code since the last stack was taken, user
+ * space is woken up to look at it. What no stack is taken in needs no name.
+ */
+static __always_inline void code_watch(void)
+{
+	struct control *c = control_get();
+	__u64 word;
+
+	if (!c || !cfg.code_word || read_user(&word, sizeof(word), cfg.code_word))
+		return;
+	word &= cfg.code_mask;
+	if (word == c->code_state)
+		return;
+	c->code_state = word;
+	bpf_ringbuf_output(&wakes, &word, sizeof(word), BPF_RB_FORCE_WAKEUP);
+}
+
 /* Walks from the registers in the scratch area. */
 __noinline int stack_walk(__u32 slot)
 {
@@ -773,6 +821,8 @@ __noinline int stack_walk(__u32 slot)
 		/* what lies between is not known */
 		s->out.flags &= ~STACK_COMPLETE;
 	}
+	if (s->out.flags & STACK_HAS_ERLANG)
+		code_watch();
 	return 0;
 }
 

@@ -23,21 +23,7 @@
 #include "base.skel.h"
 
 #define USER_DEFAULT (256u << 20)
-#define DRAIN_MS     100	  /* between two looks at the ring buffer */
-#define REFRESH_NS   200000000ULL /* from "code has come" to reading what */
-/* Between two looks at the list of Erlang code: as often as costs CODE_LOOK_SHARE of a
- * core at most, but not more and not less often than this. */
-#define CODE_LOOK_MIN_NS 100000000ULL
-#define CODE_LOOK_MAX_NS 1000000000ULL
-#define CODE_LOOK_SHARE	 500 /* one in so many */
-
-static uint64_t cpu_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
-}
+#define DRAIN_MS     100 /* between two looks at the ring buffer */
 
 /* ---- records ------------------------------------------------------------------------- */
 
@@ -63,8 +49,7 @@ static int on_record(void *ctx, void *data, size_t size)
 			names_thread(s->names, data);
 		break;
 	case EVENT_CODE:
-		if (!s->code_came)
-			s->code_came = session_now_ns();
+		session_code_native(s);
 		break;
 	case EVENT_EXEC:
 		s->execed = true;
@@ -82,47 +67,6 @@ static void drain(struct session *s)
 {
 	if (s->ring)
 		ring_buffer__consume(s->ring);
-}
-
-/*
- * New libraries announce themselves by an executable mapping, if growth is traced, and
- * by stacks that run into a module that is not known. Erlang code does not: the JIT
- * writes into a mapping that is there, the emulator into ordinary memory. So its list
- * is looked at again and again, which is cheap as long as nothing has changed: ten
- * times a second on a small node, once on one with thousands of modules. What is
- * loaded and purged between two looks has no names; and stacks of the emulator lack
- * the frames of a module until the look after it was loaded.
- */
-static void refresh_if_due(struct session *s)
-{
-	uint64_t now = session_now_ns(), strange = 0;
-	const struct residency *res;
-	int changed = 0;
-
-	if (s->code && now - s->code_looked >= s->code_pause) {
-		uint64_t before = cpu_ns(), cost;
-
-		s->code_looked = now;
-		res = s->vm->res;
-		s->vm->res = NULL;
-		changed = code_refresh(s->code, NULL);
-		s->vm->res = res;
-		cost = (cpu_ns() - before) * CODE_LOOK_SHARE;
-		s->code_pause = cost < CODE_LOOK_MIN_NS	  ? CODE_LOOK_MIN_NS
-				: cost < CODE_LOOK_MAX_NS ? cost
-							  : CODE_LOOK_MAX_NS;
-		for (unsigned i = 0; i < SET_N; i++)
-			strange += s->count[i][COUNT_CUT + CUT_NO_MODULE];
-		if (strange != s->strange && !s->code_came)
-			s->code_came = now;
-		s->strange = strange;
-	}
-	if (s->code_came && now - s->code_came >= REFRESH_NS) {
-		s->code_came = 0;
-		session_refresh(s, NULL);
-	} else if (changed > 0) {
-		tables_write(&s->tables, s->vm, s->code, s->maps, s->images);
-	}
 }
 
 /* ---- sets ---------------------------------------------------------------------------- */
@@ -304,7 +248,7 @@ int session_baseline(struct session *s, const struct residency *r, const struct 
 		     struct error *err)
 {
 	struct set_picture now = { r, m };
-	uint64_t before = cpu_ns();
+	uint64_t before = session_cpu_ns();
 	int ret = 0;
 
 	/* what came before the picture does not count; what comes while it is
@@ -324,7 +268,7 @@ int session_baseline(struct session *s, const struct residency *r, const struct 
 	for (unsigned i = 0; !ret && i < SET_N; i++)
 		if (s->sets[i] && s->sets[i]->class->baseline)
 			ret = s->sets[i]->class->baseline(s->sets[i], &now, err);
-	s->governor.own_ns += cpu_ns() - before;
+	s->governor.own_ns += session_cpu_ns() - before;
 	return ret;
 }
 
@@ -357,22 +301,33 @@ bool session_target_gone(struct session *s)
 	return target_state(s, NULL) != 0;
 }
 
+/* Until the target ends, code is to be looked at, a signal comes (then negative), or for
+ * so long. */
+static int sleep_until_woken(struct session *s, uint64_t ns)
+{
+	struct pollfd p[2] = { { .fd = s->pidfd, .events = POLLIN }, { .fd = -1 } };
+
+	if (!s->stopped)
+		p[1] = (struct pollfd){ .fd = session_code_wake_fd(s, &ns), .events = POLLIN };
+	return poll(p, 2, (int)((ns + 999999) / 1000000));
+}
+
 int session_poll(struct session *s, int ms, struct error *err)
 {
 	uint64_t until = session_now_ns() + (uint64_t)(ms > 0 ? ms : 0) * 1000000ULL;
 
 	for (;;) {
-		uint64_t before = cpu_ns(), now;
-		bool interrupted = false;
+		uint64_t before = session_cpu_ns(), now, wait;
 
+		if (!s->stopped)
+			session_code_look(s); /* before all that takes time */
 		drain(s);
 		if (!s->stopped) {
-			refresh_if_due(s);
 			for (unsigned i = 0; i < SET_N; i++)
 				if (s->sets[i] && s->sets[i]->class->tick)
 					s->sets[i]->class->tick(s->sets[i]);
 			session_counters(s);
-			s->governor.own_ns += cpu_ns() - before;
+			s->governor.own_ns += session_cpu_ns() - before;
 			governor_tick(&s->governor, s->count, s->sets);
 		}
 		now = session_now_ns();
@@ -380,21 +335,10 @@ int session_poll(struct session *s, int ms, struct error *err)
 			return target_state(s, err);
 		if (now >= until)
 			return 0;
-		if (until - now > DRAIN_MS * 1000000ULL)
-			now += DRAIN_MS * 1000000ULL;
-		else
-			now = until;
-		now -= session_now_ns() < now ? session_now_ns() : now;
-		if (s->pidfd >= 0) {
-			struct pollfd p = { .fd = s->pidfd, .events = POLLIN };
-
-			interrupted = poll(&p, 1, (int)((now + 999999) / 1000000)) < 0;
-		} else {
-			struct timespec ts = { 0, (long)(now % 1000000000ULL) };
-
-			interrupted = nanosleep(&ts, NULL) < 0;
-		}
-		if (interrupted) {
+		wait = until - now;
+		if (wait > DRAIN_MS * 1000000ULL)
+			wait = DRAIN_MS * 1000000ULL;
+		if (sleep_until_woken(s, wait) < 0) {
 			drain(s);
 			return 0;
 		}
@@ -442,7 +386,7 @@ int session_profile(struct session *s, const char *kind, const struct residency 
 	const struct set_profile_kind *k;
 	struct residency *own = NULL;
 	struct mappings *own_maps = NULL;
-	uint64_t before = cpu_ns();
+	uint64_t before = session_cpu_ns();
 	struct profile *p;
 	struct set *set;
 	int ret = 0;
@@ -475,7 +419,7 @@ int session_profile(struct session *s, const char *kind, const struct residency 
 	p->lost_events = s->count[set->class->id][COUNT_LOST_EVENTS];
 	p->lost_stacks = s->count[set->class->id][COUNT_LOST_STACKS] + s->stacks->lost;
 	profile_sort(p);
-	s->governor.own_ns += cpu_ns() - before;
+	s->governor.own_ns += session_cpu_ns() - before;
 	*out = p;
 	return 0;
 }

@@ -77,6 +77,29 @@ void governor_tick(struct governor *g, counters count, struct set *const sets[SE
 /* Time spent on a set's hits, from its counters. */
 uint64_t governor_kernel_ns(const struct set *set, const uint64_t count[COUNT_N]);
 
+/* ---- session_code.c: when code is looked at again --------------------------------------- */
+
+struct session_code {
+	struct ring_buffer *wakes;
+	bool due;	      /* code was loaded since the last look at the list */
+	uint64_t looked_ns;   /* when that was */
+	uint64_t list_ns;     /* CPU time of a look that finds nothing new */
+	uint64_t news_ns;     /* what the last one took beyond that */
+	uint64_t native_came; /* when new native code was seen, 0: none waits */
+	uint64_t strange;     /* stacks that ended in a module that was not known by then */
+};
+
+/* -errno */
+int session_code_open(struct session *s, int wakes_fd);
+void session_code_close(struct session *s);
+/* New native code has come. */
+void session_code_native(struct session *s);
+/* Looks at what is due. */
+void session_code_look(struct session *s);
+/* What to wait for, or -1; makes *ns, the time to wait, shorter when a look is due. */
+int session_code_wake_fd(const struct session *s, uint64_t *ns);
+uint64_t session_cpu_ns(void);
+
 /* ---- session.c, session_load.c ---------------------------------------------------------- */
 
 struct session {
@@ -105,11 +128,8 @@ struct session {
 	int pidfd;
 	int cpus;
 	bool stopped;
-	bool ended, execed;   /* the target */
-	uint64_t code_came;   /* when new native code was seen, 0: none waits */
-	uint64_t code_looked; /* at the list of Erlang code */
-	uint64_t code_pause;  /* until the next look at it, ns */
-	uint64_t strange;     /* stacks that ended in a module that was not known by then */
+	bool ended, execed; /* the target */
+	struct session_code looks;
 	uint64_t records;
 	counters count;
 	uint64_t end_ns; /* of the session, once it has been stopped */

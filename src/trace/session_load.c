@@ -82,12 +82,32 @@ static uint32_t field(struct layout_field f)
 	return f.offset >= 0 ? (uint32_t)f.offset : 0;
 }
 
+/* Where the emulator's own data and code are. */
+static void extents_fill(const struct image *exe, struct config *c)
+{
+	const struct image_segment *v;
+	size_t n;
+
+	v = image_segments(exe, &n);
+	for (size_t i = 0; i < n; i++) {
+		if (!c->exe_end || v[i].start < c->exe_start)
+			c->exe_start = v[i].start;
+		if (v[i].end > c->exe_end)
+			c->exe_end = v[i].end;
+		if (v[i].exec && !c->text_end) {
+			c->text_start = v[i].start;
+			c->text_end = v[i].end;
+		}
+	}
+}
+
 static void config_fill(struct session *s)
 {
 	struct config *c = &s->config;
 	const struct layout *l = s->vm ? s->vm->layout : NULL;
 	struct code_range range;
 	struct image_symbol sym;
+	uint64_t mask;
 
 	c->tgid = (uint32_t)target_pid(s->target);
 	pid_namespace(c);
@@ -110,6 +130,8 @@ static void config_fill(struct session *s)
 	c->proc_reds = field(l->Process__reds);
 	c->psflg_gc = (uint32_t)l->psflg_gc;
 	c->normal_exit = code_normal_exit(s->code);
+	c->code_word = code_watch(s->code, &mask);
+	c->code_mask = mask;
 	if (s->vm->jit) {
 		if (!code_fragment(s->code, "global::process_main", &range)) {
 			c->main_start = range.start;
@@ -118,6 +140,7 @@ static void config_fill(struct session *s)
 	} else if (s->vm->exe && image_symbol(s->vm->exe, "process_main", &sym)) {
 		c->main_start = sym.addr;
 		c->main_end = sym.addr + sym.size;
+		extents_fill(s->vm->exe, c);
 	}
 }
 
@@ -252,12 +275,16 @@ int session_load(struct session *s, const struct session_opts *opts, ring_buffer
 	s->ring = ring_buffer__new(bpf_map__fd(s->base->maps.events), record, s, NULL);
 	if (!s->ring)
 		return set_failed(err, -errno, "reading from");
+	ret = session_code_open(s, bpf_map__fd(s->base->maps.wakes));
+	if (ret)
+		return set_failed(err, ret, "reading from");
 	ret = base_bpf__attach(s->base);
 	return ret ? set_failed(err, ret, "attaching") : 0;
 }
 
 void session_unload(struct session *s)
 {
+	session_code_close(s);
 	ring_buffer__free(s->ring);
 	tables_unmap(&s->tables);
 	area_unmap(&s->control_area);
