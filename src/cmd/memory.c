@@ -63,10 +63,8 @@ static int looks(struct run *r, struct observer *ob, struct error *err)
 			sleep_s(r->o.interval_s);
 		if (interrupted)
 			break;
-		ret = look_take(ob, &r->look, &l, err);
-		if (ret == 0)
-			ret = ledger_build(ob, l, &g, err);
-		if (ret < 0 || !g)
+		ret = ledger_take(ob, &r->look, &l, &g, err);
+		if (ret < 0)
 			break;
 		if (r->o.json)
 			ret = print_json(r->to, ob, l, g);

@@ -13,7 +13,6 @@
 
 #define POLL_MS	     100
 #define LOOK_POLL_MS 5
-#define LOOK_TRIES   3
 
 static int trace_open(struct watch *w, pid_t pid, const struct watch_opts *opts, struct error *err)
 {
@@ -94,18 +93,7 @@ static void *look_run(void *arg)
 {
 	struct look_job *j = arg;
 
-	unsigned tries = LOOK_TRIES;
-
-	/* what was unmapped between two passes makes a ledger incomplete: look again */
-	do {
-		ledger_free(j->ledger);
-		look_free(j->look);
-		j->ledger = NULL;
-		j->look = NULL;
-		j->ret = look_take(j->o, NULL, &j->look, &j->err);
-		if (j->ret == 0)
-			j->ret = ledger_build(j->o, j->look, &j->ledger, &j->err);
-	} while (j->ret == 0 && !j->ledger->complete && j->ledger->vanished && --tries);
+	j->ret = ledger_take(j->o, NULL, &j->look, &j->ledger, &j->err);
 	atomic_store(&j->done, true);
 	return NULL;
 }
@@ -130,8 +118,6 @@ int watch_look(struct watch *w, struct look **look, struct ledger **ledger, stru
 	if (j.ret < 0) {
 		if (j.ret == -ETIMEDOUT)
 			w->stuck = true;
-		else
-			look_free(j.look);
 		if (err && err->code == EXIT_OK)
 			*err = j.err;
 		return j.ret;

@@ -39,6 +39,8 @@
 
 #include "target/escape.h"
 
+#define LEDGER_TRIES 3
+
 enum rank {
 	RANK_MAPPING, /* lowest */
 	RANK_RESERVE, /* super carrier, literal area: what is not in a carrier */
@@ -657,7 +659,7 @@ int ledger_build(const struct observer *o, const struct look *l, struct ledger *
 		 struct error *err)
 {
 	struct build b = { .o = o, .l = l };
-	uint64_t missing, torn_bytes = 0;
+	uint64_t missing, moved;
 	size_t i;
 
 	*out = NULL;
@@ -670,11 +672,14 @@ int ledger_build(const struct observer *o, const struct look *l, struct ledger *
 	if (!b.failed)
 		allocators_sum(&b);
 	if (!b.failed) {
+		moved = l->carriers->lost_bytes;
 		for (i = 0; i < l->carriers->n; i++)
 			if (l->carriers->v[i].torn)
-				torn_bytes += l->carriers->v[i].resident;
-		missing = b.g->unattributed + torn_bytes + l->carriers->lost_bytes;
+				moved += l->carriers->v[i].resident;
+		missing = b.g->unattributed + moved;
+		moved += b.g->vanished;
 		b.g->complete = missing <= b.g->rss / 100;
+		b.g->unsettled = !b.g->complete && missing - moved <= b.g->rss / 100;
 		notes_write(&b);
 	}
 	if (b.failed) {
@@ -684,6 +689,43 @@ int ledger_build(const struct observer *o, const struct look *l, struct ledger *
 	}
 	*out = b.g;
 	return 0;
+}
+
+int ledger_take(struct observer *o, const struct look_opts *opts, struct look **look,
+		struct ledger **out, struct error *err)
+{
+	struct look *earlier = NULL;
+	struct ledger *earlier_g = NULL;
+	unsigned tries = LEDGER_TRIES;
+	int ret;
+
+	*out = NULL;
+	for (;;) {
+		ret = look_take(o, opts, look, err);
+		if (ret == 0)
+			ret = ledger_build(o, *look, out, err);
+		if (ret == -ETIMEDOUT)
+			return ret;
+		if (ret < 0 && earlier) {
+			look_free(*look);
+			*look = earlier;
+			*out = earlier_g;
+			if (err)
+				*err = (struct error){ 0 };
+			return 0;
+		}
+		look_free(earlier);
+		ledger_free(earlier_g);
+		if (ret < 0 || !(*out)->unsettled || !--tries)
+			break;
+		earlier = *look;
+		earlier_g = *out;
+	}
+	if (ret < 0) {
+		look_free(*look);
+		*look = NULL;
+	}
+	return ret;
 }
 
 void ledger_free(struct ledger *l)

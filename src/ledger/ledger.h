@@ -39,14 +39,20 @@ struct ledger {
 	/* recon_alloc's words, from the VM's counters: bytes */
 	uint64_t vm_allocated, vm_used;
 
-	bool complete; /* false: more than 1% of the bytes could not be read */
-	char **notes;  /* sentences, escaped */
+	bool complete;	/* false: more than 1% of the bytes could not be read */
+	bool unsettled; /* and that, for what is missing came or went while we looked */
+	char **notes;	/* sentences, escaped */
 	size_t n_notes;
 };
 
 int ledger_build(const struct observer *o, const struct look *l, struct ledger **out,
 		 struct error *err);
 void ledger_free(struct ledger *l);
+/* Takes a look and builds its ledger; as often as LEDGER_TRIES times while too much
+ * moves for a complete one. A later try that fails leaves the one before. Errors as
+ * look_take(), -ENOMEM; *look and *out are NULL then (but see there for -ETIMEDOUT). */
+int ledger_take(struct observer *o, const struct look_opts *opts, struct look **look,
+		struct ledger **out, struct error *err);
 /* The row of an account, or NULL. */
 const struct ledger_row *ledger_row(const struct ledger *l, const char *account);
 /* Sum of the rows whose account is `prefix` or starts with `prefix` and a dot. */

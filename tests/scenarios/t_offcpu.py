@@ -16,7 +16,8 @@ def check(tap, label, release, kind):
     found = sum(s["weight"] for s in mine)
     label = "%s %s" % (label, kind)
     tap.ok("%s: blocked for %.1f ms, the NIF says %.1f" % (label, found / 1e6, slept / 1e6),
-           abs(found - slept) <= 0.02 * slept, [s["frames"] for s in out["stacks"][:4]])
+           abs(found - slept) <= 0.02 * slept,
+           (out["stats"], [(s["weight"], s["frames"]) for s in out["stacks"][:4]]))
     wrong = [s for s in mine if erlang(s["frames"])[:5] != CHAIN or s["label"] != "trace_leaker"]
     tap.ok(label + ": every stack has the Erlang calls and the process", mine and not wrong,
            [s["frames"] for s in wrong[:2]])

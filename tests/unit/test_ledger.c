@@ -156,6 +156,7 @@ static void an_unknown_is_no_accusation(void **state)
 	assert_int_equal(bytes(g, "native.mmap"), 0);
 	assert_int_equal(g->unattributed, 64 * MB);
 	assert_false(g->complete);
+	assert_false(g->unsettled); /* nor will another look know */
 	ledger_free(g);
 
 	/* what was unmapped while we looked is not native either */
@@ -166,6 +167,8 @@ static void an_unknown_is_no_accusation(void **state)
 	g = build(&s);
 	assert_int_equal(g->unattributed, 64 * MB);
 	assert_int_equal(g->vanished, 64 * MB);
+	assert_false(g->complete);
+	assert_true(g->unsettled);
 	ledger_free(g);
 	s.l.maps_after = &s.maps;
 
