@@ -699,8 +699,8 @@ int ledger_take(struct observer *o, const struct look_opts *opts, struct look **
 	unsigned tries = LEDGER_TRIES;
 	int ret;
 
-	*out = NULL;
 	for (;;) {
+		*out = NULL;
 		ret = look_take(o, opts, look, err);
 		if (ret == 0)
 			ret = ledger_build(o, *look, out, err);
@@ -716,7 +716,7 @@ int ledger_take(struct observer *o, const struct look_opts *opts, struct look **
 		}
 		look_free(earlier);
 		ledger_free(earlier_g);
-		if (ret < 0 || !(*out)->unsettled || !--tries)
+		if (!*out || !(*out)->unsettled || !--tries)
 			break;
 		earlier = *look;
 		earlier_g = *out;
