@@ -135,7 +135,7 @@ def check_formats(tap, label, file, profile):
            "leak_malloc [leak_nif.so]" in page.out and not page.err, (page.code, page.err))
     text = beamray("report", file)
     tap.ok(label + ": text", text.code == 0 and "leak_nif.so" in text.out and
-           all(len(line) <= 80 for line in text.out.splitlines()), text.out)
+           all(len(line) <= 80 for line in text.out.splitlines()), (text.code, text.err, text.out))
     few = beamray("report", file, "-f", "json", "--library", "leak_nif.so").json()["profile"]
     none = beamray("report", file, "-f", "json", "--process", "nobody_at_all").json()["profile"]
     turned = beamray("report", file, "-f", "folded", "--invert").out
