@@ -7,21 +7,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 from lab import Tap, releases  # noqa: E402
-from traced import CHAIN, Denied, erlang, traced  # noqa: E402
+from traced import CHAIN, Denied, erlang, naps  # noqa: E402
 
 
 def check(tap, label, release, kind):
     label = "%s %s" % (label, kind)
-    # Of several thousand naps beside other tracers a dozen were not seen, for a reason that
-    # is not known; so a second run may tell.
-    for attempt in range(2):
-        out, slept = traced(release, kind, 1, 150, rounds=10, pause=5, budget=1, profile="offcpu")
-        mine = [s for s in out["stacks"] if any(f.startswith("n:nap@") for f in s["frames"])]
-        found = sum(s["weight"] for s in mine)
-        if attempt or abs(found - slept) <= 0.02 * slept:
-            break
-        tap.note("%s: %.1f of %.1f ms: once more; %r" % (label, found / 1e6, slept / 1e6,
-                                                         out["stats"]))
+    out, slept = naps(tap, label, release, kind)
+    mine = [s for s in out["stacks"] if any(f.startswith("n:nap@") for f in s["frames"])]
+    found = sum(s["weight"] for s in mine)
     tap.ok("%s: blocked for %.1f ms, the NIF says %.1f" % (label, found / 1e6, slept / 1e6),
            abs(found - slept) <= 0.02 * slept,
            (out["stats"], [(s["weight"], s["frames"]) for s in out["stacks"][:4]]))

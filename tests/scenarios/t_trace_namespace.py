@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 from lab import Node, Tap, releases  # noqa: E402
-from traced import CHAIN, Denied, Watched, erlang, traced  # noqa: E402
+from traced import CHAIN, Denied, Watched, erlang, naps, traced  # noqa: E402
 
 
 def mine(out, function):
@@ -37,8 +37,7 @@ def growth(tap, label, release, inside):
 
 
 def offcpu(tap, label, release, inside):
-    out, slept = traced(release, "nap_dirty", 1, 150, rounds=10, pause=5, budget=1,
-                        profile="offcpu", namespaces=True, inside=inside)
+    out, slept = naps(tap, label, release, "nap_dirty", namespaces=True, inside=inside)
     stacks = mine(out, "nap")
     found = sum(s["weight"] for s in stacks)
     tap.ok("%s blocked for %.1f ms, the NIF says %.1f" % (label, found / 1e6, slept / 1e6),
