@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-#include "erts/code.h"
+#include "code_look.h"
 #include "erts/code_store.h"
 
 #define BASE	  0x7f0000000000ull
@@ -246,28 +246,6 @@ static void add_fragments(struct world *w)
 	add_entry(w, &t);
 }
 
-static struct code *open_code(struct world *w)
-{
-	struct error err = { 0 };
-	struct code *c;
-
-	assert_int_equal(code_open(&w->vm, &c, &err), 0);
-	return c;
-}
-
-static void what(const struct code *c, uint64_t addr, const char *name)
-{
-	struct code_mfa mfa;
-
-	if (!name) {
-		assert_false(code_lookup(c, addr, &mfa));
-		return;
-	}
-	assert_true(code_lookup(c, addr, &mfa));
-	assert_string_equal(mfa.name, name);
-	assert_true(mfa.start <= addr && addr < mfa.end);
-}
-
 static void functions_lines_and_fragments(void **state)
 {
 	struct world *w = world();
@@ -278,18 +256,18 @@ static void functions_lines_and_fragments(void **state)
 
 	add_fragments(w);
 	add_usual(w, CODE + 0x1000, "m");
-	c = open_code(w);
-	what(c, CODE + 0x1000 - 1, NULL);
-	what(c, CODE + 0x1000, "m::codeHeader");
-	what(c, CODE + 0x10ff, "m::codeHeader");
-	what(c, CODE + 0x1100, "m:run/1"); /* its prologue */
-	what(c, CODE + 0x1130, "m:run/1");
-	what(c, CODE + 0x11ff, "m:run/1");
-	what(c, CODE + 0x1200, "m:'odd\\x0Aname'/0");
-	what(c, CODE + 0x13ff, "m::codeFooter");
-	what(c, CODE + 0x1400, NULL);
-	what(c, 0, NULL);
-	what(c, UINT64_MAX, NULL);
+	c = code_of(&w->vm);
+	code_is(c, CODE + 0x1000 - 1, NULL);
+	code_is(c, CODE + 0x1000, "m::codeHeader");
+	code_is(c, CODE + 0x10ff, "m::codeHeader");
+	code_is(c, CODE + 0x1100, "m:run/1"); /* its prologue */
+	code_is(c, CODE + 0x1130, "m:run/1");
+	code_is(c, CODE + 0x11ff, "m:run/1");
+	code_is(c, CODE + 0x1200, "m:'odd\\x0Aname'/0");
+	code_is(c, CODE + 0x13ff, "m::codeFooter");
+	code_is(c, CODE + 0x1400, NULL);
+	code_is(c, 0, NULL);
+	code_is(c, UINT64_MAX, NULL);
 
 	/* a return address belongs to the call before it */
 	assert_true(code_lookup_return(c, CODE + 0x1200, &mfa));
@@ -335,10 +313,10 @@ static void an_erlang_module_may_be_named_global(void **state)
 	add_fragments(w);
 	add_usual(w, CODE + 0x1000, "global");
 	add_usual(w, CODE + 0x2000, "erts_beamasm");
-	c = open_code(w);
+	c = code_of(&w->vm);
 	assert_int_equal(code_fragment(c, "global::garbage_collect", &r), 0);
 	assert_int_equal(code_fragment(c, "global::codeHeader", &r), -ENOENT);
-	what(c, CODE + 0x1150, "global:run/1");
+	code_is(c, CODE + 0x1150, "global:run/1");
 	code_stats(c, &st);
 	assert_int_equal(st.modules, 1);
 	assert_int_equal(st.code_bytes, 0x400); /* global's; not the VM's own */
@@ -356,7 +334,7 @@ static void ranges_join_over_small_gaps(void **state)
 	add_usual(w, CODE + 0x100, "a"); /* touches the fragments */
 	add_usual(w, CODE + 0x600, "b"); /* 0x100 behind a */
 	add_usual(w, CODE + 0x100000, "c");
-	c = open_code(w);
+	c = code_of(&w->vm);
 	assert_int_equal(code_ranges(c, 0, &v), 3);
 	assert_int_equal(v[0].start, CODE);
 	assert_int_equal(v[0].end, CODE + 0x500);
@@ -392,7 +370,7 @@ static void purged_code_stays_known(void **state)
 	add_fragments(w);
 	usual(&t, CODE + 0x1000, "old");
 	old = add_entry(w, &t);
-	c = open_code(w);
+	c = code_of(&w->vm);
 	before = now();
 	assert_int_equal(code_refresh(c, NULL), 0);
 
@@ -409,8 +387,8 @@ static void purged_code_stays_known(void **state)
 	add_usual(w, CODE + 0x1080, "new");
 	assert_int_equal(code_refresh(c, NULL), 1);
 	after = now();
-	what(c, CODE + 0x1150, "new::codeHeader");
-	what(c, CODE + 0x1040, "old::codeHeader"); /* where there is nothing newer */
+	code_is(c, CODE + 0x1150, "new::codeHeader");
+	code_is(c, CODE + 0x1040, "old::codeHeader"); /* where there is nothing newer */
 	assert_true(code_lookup_at(c, CODE + 0x1150, false, before, &mfa));
 	assert_string_equal(mfa.name, "old:run/1");
 	assert_true(code_lookup_at(c, CODE + 0x1150, false, after, &mfa));
@@ -437,9 +415,9 @@ static void memory_used_again_is_no_old_acquaintance(void **state)
 	symfile = get64(w, entry + 16);
 	size = get64(w, entry + 24);
 	add_usual(w, CODE + 0x2000, "other");
-	c = open_code(w);
-	what(c, CODE + 0x1010,
-	     "m:this_function_has_a_name_that_is_rather_long_so_that_it_ends_late_a/1");
+	c = code_of(&w->vm);
+	code_is(c, CODE + 0x1010,
+		"m:this_function_has_a_name_that_is_rather_long_so_that_it_ends_late_a/1");
 
 	unlink_entry(w, entry);
 	begin(&t, CODE + 0x1000, 0x100, 1, "m");
@@ -449,8 +427,8 @@ static void memory_used_again_is_no_old_acquaintance(void **state)
 	memcpy(w->mem + (symfile - BASE), t.v, t.n);
 	link_entry(w, entry, symfile, size); /* at the head now */
 	assert_int_equal(code_refresh(c, NULL), 2);
-	what(c, CODE + 0x1010,
-	     "m:this_function_has_a_name_that_is_rather_long_so_that_it_ends_late_b/1");
+	code_is(c, CODE + 0x1010,
+		"m:this_function_has_a_name_that_is_rather_long_so_that_it_ends_late_b/1");
 	code_close(c);
 	world_done(w);
 }
@@ -469,8 +447,8 @@ static void the_newest_of_overlapping_entries_wins(void **state)
 	add_usual(w, CODE + 0x1200, "second");
 	add_usual(w, CODE + 0x1400, "third");
 	add_usual(w, CODE + 0x3000, "apart");
-	c = open_code(w);
-	what(c, CODE + 0x1550, "third:run/1");
+	c = code_of(&w->vm);
+	code_is(c, CODE + 0x1550, "third:run/1");
 	/* first must have gone before second could be loaded over its end */
 	assert_true(code_lookup(c, CODE + 0x1150, &mfa));
 	assert_string_equal(mfa.name, "first:run/1");
@@ -478,7 +456,7 @@ static void the_newest_of_overlapping_entries_wins(void **state)
 	assert_int_equal(code_ranges(c, 0, &v), 3); /* fragments, third, apart */
 	free(v);
 	assert_int_equal(code_refresh(c, NULL), 0);
-	what(c, CODE + 0x1350, "second:run/1"); /* between first's body and third */
+	code_is(c, CODE + 0x1350, "second:run/1"); /* between first's body and third */
 	code_close(c);
 	world_done(w);
 }
@@ -503,12 +481,12 @@ static void a_list_that_only_grows_is_not_read_again(void **state)
 		snprintf(name, sizeof(name), "m%u", i);
 		add_usual(w, CODE + 0x1000 + 0x400 * (i % 4), name);
 	}
-	c = open_code(w);
+	c = code_of(&w->vm);
 	code_stats(c, &st);
 	assert_int_equal(st.modules, 4);
 	assert_int_equal(st.purged, 0); /* overwritten ones were not even read */
-	what(c, CODE + 0x1000 + 0x150, "m96:run/1");
-	what(c, CODE + 0x1c00 + 0x150, "m99:run/1");
+	code_is(c, CODE + 0x1000 + 0x150, "m96:run/1");
+	code_is(c, CODE + 0x1c00 + 0x150, "m99:run/1");
 	for (i = 100; i < 110; i++) {
 		snprintf(name, sizeof(name), "m%u", i);
 		usual(&t, CODE + 0x1200, name); /* over parts of two others */
@@ -521,11 +499,11 @@ static void a_list_that_only_grows_is_not_read_again(void **state)
 	code_stats(c, &st);
 	assert_int_equal(st.modules, 3);
 	assert_int_equal(st.purged, 11);
-	what(c, CODE + 0x1350, "m109:run/1");
+	code_is(c, CODE + 0x1350, "m109:run/1");
 	assert_true(code_lookup(c, CODE + 0x1050, &mfa)); /* m96, whose end is overwritten */
 	assert_string_equal(mfa.name, "m96::codeHeader");
 	assert_false(mfa.loaded);
-	what(c, CODE + 0x1c00 + 0x150, "m99:run/1");
+	code_is(c, CODE + 0x1c00 + 0x150, "m99:run/1");
 	target_io(w->target, &before);
 	assert_int_equal(code_refresh(c, NULL), 0);
 	target_io(w->target, &after);
@@ -599,13 +577,13 @@ static void one_damaged_module_is_a_gap(void **state)
 	add_usual(w, CODE + 0x2000, "good");
 
 	put64(w, entry + 24, size - 1); /* one byte short */
-	c = open_code(w);
+	c = code_of(&w->vm);
 	code_stats(c, &st);
 	assert_int_equal(st.gaps, 1);
 	assert_int_equal(st.modules, 1);
 	assert_true(st.retries > 0);
-	what(c, CODE + 0x2150, "good:run/1");
-	what(c, CODE + 0x1150, NULL);
+	code_is(c, CODE + 0x2150, "good:run/1");
+	code_is(c, CODE + 0x1150, NULL);
 
 	put64(w, entry + 24, size + 1); /* one byte too many */
 	assert_int_equal(code_refresh(c, NULL), 0);
@@ -616,12 +594,12 @@ static void one_damaged_module_is_a_gap(void **state)
 	assert_int_equal(code_refresh(c, NULL), 1);
 	code_stats(c, &st);
 	assert_int_equal(st.gaps, 0);
-	what(c, CODE + 0x1150, "bad:run/1");
+	code_is(c, CODE + 0x1150, "bad:run/1");
 
 	/* unreadable: what was known stays */
 	put64(w, w->descriptor + 16, 8);
 	assert_int_equal(code_refresh(c, NULL), -EAGAIN);
-	what(c, CODE + 0x1150, "bad:run/1");
+	code_is(c, CODE + 0x1150, "bad:run/1");
 	code_close(c);
 	(void)symfile;
 	world_done(w);
@@ -701,7 +679,7 @@ static void purged_code_takes_bounded_memory(void **state)
 
 	assert_non_null(t);
 	add_fragments(w);
-	c = open_code(w);
+	c = code_of(&w->vm);
 	symfile = take(w, NULL, 12000);
 	entry = take(w, NULL, 32);
 	for (i = 0; i < 3000; i++) { /* the same module, loaded anew again and again */
@@ -722,8 +700,8 @@ static void purged_code_takes_bounded_memory(void **state)
 	assert_true(st.dropped > 0);
 	assert_true(st.purged > 500);
 	assert_true(st.memory_bytes < CODE_PURGED_MAX + (1u << 20));
-	what(c, CODE + 0x1000 + 0x4000 * (2999 % 50), "m:f02999_000/1");
-	what(c, CODE + 0x1000 + 0x4000 * (2998 % 50), "m:f02998_000/1"); /* purged */
+	code_is(c, CODE + 0x1000 + 0x4000 * (2999 % 50), "m:f02999_000/1");
+	code_is(c, CODE + 0x1000 + 0x4000 * (2998 % 50), "m:f02998_000/1"); /* purged */
 	code_close(c);
 	free(t);
 	world_done(w);
