@@ -704,9 +704,7 @@ int ledger_take(struct observer *o, const struct look_opts *opts, struct look **
 		ret = look_take(o, opts, look, err);
 		if (ret == 0)
 			ret = ledger_build(o, *look, out, err);
-		if (ret == -ETIMEDOUT)
-			return ret;
-		if (ret < 0 && earlier) {
+		if (ret < 0 && ret != -ETIMEDOUT && earlier) {
 			look_free(*look);
 			*look = earlier;
 			*out = earlier_g;
@@ -721,7 +719,7 @@ int ledger_take(struct observer *o, const struct look_opts *opts, struct look **
 		earlier = *look;
 		earlier_g = *out;
 	}
-	if (ret < 0) {
+	if (ret < 0 && ret != -ETIMEDOUT) {
 		look_free(*look);
 		*look = NULL;
 	}
