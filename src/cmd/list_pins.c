@@ -163,6 +163,10 @@ static int collect(struct list_run *run, struct error *err)
 	if (p->left_out)
 		listing_note(l, "%llu blocks more than are kept were left out.",
 			     (unsigned long long)p->left_out);
+	if (p->cut)
+		listing_note(l,
+			     "The node has more rows, messages or heap fragments than are followed "
+			     "(a million of each): blocks of the others are nobody's here.");
 	l->torn += p->torn;
 	listing_missing(l, p->left_out, p->blocks);
 	pins_free(p);

@@ -52,6 +52,7 @@ struct pins {
 	uint64_t blocks, unknown; /* used blocks in them; of which nobody's */
 	uint64_t left_out;	  /* blocks beyond what is kept */
 	uint64_t torn;
+	bool cut; /* rows, messages or fragments beyond a million of each: not followed */
 };
 
 struct pins_opts {

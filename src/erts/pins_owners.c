@@ -63,8 +63,12 @@ static int fragments_mark(struct pins_reading *r, uint64_t at, uint64_t pid)
 	while (at) {
 		int ret;
 
-		if (!pointer_plausible(at) || ++r->fragments > FRAGMENTS_MAX)
+		if (!pointer_plausible(at))
 			return 0;
+		if (++r->fragments > FRAGMENTS_MAX) {
+			r->p->cut = true;
+			return 0;
+		}
 		mark(r, at, PIN_MESSAGE, pid);
 		ret = vm_read_field(r->vm, at, r->vm->layout->ErlHeapFragment__next, &at);
 		if (ret)
@@ -79,8 +83,10 @@ static int message_mark(void *ctx, const struct message *m)
 {
 	struct process_blocks *p = ctx;
 
-	if (++p->r->messages > MESSAGES_MAX)
-		return -EAGAIN;
+	if (++p->r->messages > MESSAGES_MAX) {
+		p->r->p->cut = true;
+		return -E2BIG;
+	}
 	mark(p->r, m->addr, PIN_MESSAGE, p->pid);
 	return m->fragment ? fragments_mark(p->r, m->fragment, p->pid) : 0;
 }
@@ -158,6 +164,7 @@ static int tables_mark(struct pins_reading *r, const struct ets_tables *t)
 
 		if (b)
 			b->owner = t->v[i].owner;
+		r->p->cut |= t->v[i].items && rows >= ROWS_MAX;
 		ret = t->v[i].items && rows < ROWS_MAX
 			      ? ets_rows_walk(r->vm, &t->v[i], ROWS_MAX - rows, &rows, row_mark, &j)
 			      : 0;
