@@ -153,6 +153,10 @@ struct config {
 	__u64 exe_start, exe_end, text_start, text_end;
 	/* a word of the VM's that changes as code is loaded, under a mask; 0: none */
 	__u64 code_word, code_mask;
+	/* for tests: 1 in so many switches to a thread (below 0: away from it) is as if the
+	 * kernel did not tell of it; 0: none */
+	__s32 untold;
+	__u32 pad;
 };
 
 /* What both sides write while the programs run; one for all programs. */
@@ -455,10 +459,11 @@ enum sched_class {
 /* Of one thread. Key: its id, as the initial pid namespace has it. */
 struct sched_thread {
 	__u64 since; /* it has been in this class; ns */
+	__u64 exec;  /* sum_exec_runtime when it was switched last, 0: not known */
 	__u64 ns[SCHED_N];
 	__u64 switches; /* off the processor */
 	__u32 class;	/* enum sched_class */
-	__u32 pad;
+	__u32 away;	/* its class when it gave the processor away last */
 	/* a normal scheduler: the process that it left the processor with, 0 if none */
 	__u64 process, reds;
 };
@@ -490,6 +495,7 @@ enum {
 /* Of one thread that is off the processor, or was last. Key: its id. */
 struct offcpu_thread {
 	__u64 since; /* 0: it is on one */
+	__u64 exec;  /* sum_exec_runtime when it left */
 	__u64 stack; /* 0: none was taken */
 	__u64 process;
 	__u32 idle; /* a scheduler without work */

@@ -57,12 +57,17 @@ struct mm_struct {
 	struct uprobes_state uprobes_state;
 } KERNEL_TYPE;
 
+struct sched_entity {
+	__u64 sum_exec_runtime; /* ns on a processor, as of the last tick or switch */
+} KERNEL_TYPE;
+
 struct task_struct {
 	unsigned int __state; /* from 5.14 on; `state` before */
 	unsigned int flags;   /* PF_... */
 	int pid;
 	int tgid;
 	struct mm_struct *mm;
+	struct sched_entity se;
 	struct thread_struct thread;
 } KERNEL_TYPE;
 

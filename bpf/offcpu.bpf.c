@@ -8,9 +8,7 @@
  * A thread that is preempted does not block. A scheduler that waits for work is idle:
  * its time is summed up, without a stack.
  *
- * Now and then the kernel does not tell of a switch (6.18: of one in some ten thousand). A
- * thread that leaves again without having come back is known by that, but not how long it
- * was away: that departure is lost, and counted so.
+ * A thread that leaves again without having come back has come back untold: see ran_since().
  */
 #define PROBE_SET     SET_OFFCPU
 #define SCRATCH_SLOTS 1
@@ -56,24 +54,58 @@ static __always_inline __u64 take_stack(struct scratch *s, void *ctx, __u64 begi
 	return s->out.hash;
 }
 
+static __always_inline void sum_up(struct cpu_state *cpu, __u32 number, __u64 ns)
+{
+	__u64 *v = cpu->v[PROBE_SET];
+
+	if (number) {
+		v[COUNT_OFF_IDLE]++;
+		v[COUNT_OFF_IDLE_NS] += ns;
+	} else {
+		v[COUNT_OFF_SHORT]++;
+		v[COUNT_OFF_SHORT_NS] += ns;
+	}
+}
+
+static __always_inline void came_back(struct offcpu_thread *off, __u32 tid, __u64 when)
+{
+	__u64 ns = when > off->since ? when - off->since : 0;
+	struct event_offcpu ev = {};
+	struct cpu_state *cpu = cpu_get();
+
+	off->since = 0;
+	if (!cpu)
+		return;
+	if (off->idle || ns < min_ns) {
+		sum_up(cpu, off->idle, off->idle ? ns : ns * ((__u64)mask_get() + 1));
+		return;
+	}
+	ev.e.kind = EVENT_OFFCPU;
+	ev.e.tid = tid;
+	ev.stack = off->stack;
+	ev.process = off->process;
+	ev.ns = ns * ((__u64)mask_get() + 1);
+	send(&ev, sizeof(ev));
+}
+
 static __always_inline void leaves(void *ctx, struct task_struct *task)
 {
 	struct offcpu_thread off = {}, *before;
+	__u64 now = bpf_ktime_get_ns();
 	__u32 tid = (__u32)task->pid;
 	struct scratch *s;
 	struct thread *t;
 
 	count(COUNT_HITS);
 	before = bpf_map_lookup_elem(&offcpu_threads, &tid);
-	if (before && before->since) {
-		before->since = 0;
-		count(COUNT_LOST_EVENTS);
-	}
+	if (before && before->since)
+		came_back(before, tid, now - ran_since(task, before->since, before->exec, now));
 	t = thread_get(tid);
 	s = scratch_get(0);
 	if (!t || !s)
 		return;
-	off.since = bpf_ktime_get_ns();
+	off.since = now;
+	off.exec = task->se.sum_exec_runtime;
 	off.idle = t->vm.scheduler && scheduler_waits(t->vm.scheduler);
 	if (!off.idle) {
 		if (bpf_get_prandom_u32() & mask_get()) {
@@ -88,48 +120,19 @@ static __always_inline void leaves(void *ctx, struct task_struct *task)
 		count(COUNT_FULL);
 }
 
-static __always_inline void sum_up(struct cpu_state *cpu, __u32 number, __u64 ns)
-{
-	__u64 *v = cpu->v[PROBE_SET];
-
-	if (number) {
-		v[COUNT_OFF_IDLE]++;
-		v[COUNT_OFF_IDLE_NS] += ns;
-	} else {
-		v[COUNT_OFF_SHORT]++;
-		v[COUNT_OFF_SHORT_NS] += ns;
-	}
-}
-
 static __always_inline void comes_back(struct task_struct *task)
 {
-	struct event_offcpu ev = {};
 	__u32 tid = (__u32)task->pid;
-	struct offcpu_thread *off;
-	struct cpu_state *cpu = cpu_get();
-	__u64 ns;
+	struct offcpu_thread *off = bpf_map_lookup_elem(&offcpu_threads, &tid);
 
-	off = bpf_map_lookup_elem(&offcpu_threads, &tid);
-	if (!off || !off->since || !cpu)
-		return;
-	ns = bpf_ktime_get_ns() - off->since;
-	off->since = 0;
-	if (off->idle || ns < min_ns) {
-		sum_up(cpu, off->idle, off->idle ? ns : ns * ((__u64)mask_get() + 1));
-		return;
-	}
-	ev.e.kind = EVENT_OFFCPU;
-	ev.e.tid = tid;
-	ev.stack = off->stack;
-	ev.process = off->process;
-	ev.ns = ns * ((__u64)mask_get() + 1);
-	send(&ev, sizeof(ev));
+	if (off && off->since)
+		came_back(off, tid, bpf_ktime_get_ns());
 }
 
 SEC("tp_btf/sched_switch")
 int BPF_PROG(offcpu_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
-	if (is_task_of_target(next))
+	if (is_task_of_target(next) && !untold(true))
 		comes_back(next);
 	if (is_task_of_target(prev) && !preempt && !task_runnable(prev))
 		leaves(ctx, prev);

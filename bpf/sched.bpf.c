@@ -2,7 +2,8 @@
 /*
  * Where every thread of the target spends its time: on a processor, waiting for one,
  * blocked, or idle. The tracepoint fires for all processes of the machine, so that the
- * first thing is to see that neither side of the switch is ours.
+ * first thing is to see that neither side of the switch is ours. A switch that was not told
+ * shows at the next one, and the time is divided as the kernel counts it: see ran_since().
  */
 #define PROBE_SET SET_SCHED
 #include "target.bpf.h"
@@ -57,6 +58,12 @@ static __always_inline void away_send(struct sched_thread *s, __u32 tid, __u64 n
 	s->process = 0;
 }
 
+static __always_inline void came_back(struct sched_thread *s, __u32 tid, __u64 when)
+{
+	away_send(s, tid, when);
+	class_set(s, SCHED_RUNNING, when);
+}
+
 static __always_inline void switched_out(struct task_struct *task, bool preempt, __u64 now)
 {
 	struct sched_thread *s, fresh = {};
@@ -70,7 +77,12 @@ static __always_inline void switched_out(struct task_struct *task, bool preempt,
 									 : SCHED_BLOCKED;
 	s = bpf_map_lookup_elem(&sched_threads, &tid);
 	if (s) {
+		if (s->class != SCHED_RUNNING)
+			came_back(s, tid, now - ran_since(task, s->since, s->exec, now));
 		class_set(s, class, now);
+		if (class != SCHED_PREEMPTED)
+			s->away = class;
+		s->exec = task->se.sum_exec_runtime;
 		s->switches++;
 		process_note(s, t, class);
 		return;
@@ -78,7 +90,9 @@ static __always_inline void switched_out(struct task_struct *task, bool preempt,
 	if (task->flags & PF_EXITING)
 		return;
 	fresh.since = now;
+	fresh.exec = task->se.sum_exec_runtime;
 	fresh.class = class;
+	fresh.away = class == SCHED_PREEMPTED ? SCHED_BLOCKED : class;
 	process_note(&fresh, t, class);
 	if (bpf_map_update_elem(&sched_threads, &tid, &fresh, BPF_NOEXIST))
 		count(COUNT_FULL);
@@ -92,12 +106,16 @@ static __always_inline void switched_in(struct task_struct *task, __u64 now)
 	count(COUNT_HITS);
 	s = bpf_map_lookup_elem(&sched_threads, &tid);
 	if (s) {
-		away_send(s, tid, now);
-		class_set(s, SCHED_RUNNING, now);
+		if (s->class == SCHED_RUNNING) /* it has left since, likely for what it did last */
+			class_set(s, s->away, s->since + ran_since(task, s->since, s->exec, now));
+		came_back(s, tid, now);
+		s->exec = task->se.sum_exec_runtime;
 		return;
 	}
 	fresh.since = now;
+	fresh.exec = task->se.sum_exec_runtime;
 	fresh.class = SCHED_RUNNING;
+	fresh.away = SCHED_BLOCKED;
 	if (bpf_map_update_elem(&sched_threads, &tid, &fresh, BPF_NOEXIST))
 		count(COUNT_FULL);
 }
@@ -114,9 +132,9 @@ int BPF_PROG(sched_switch, bool preempt, struct task_struct *prev, struct task_s
 	if (!out && !in)
 		return 0;
 	begin = bpf_ktime_get_ns();
-	if (out)
+	if (out && !untold(false))
 		switched_out(prev, preempt || task_runnable(prev), begin);
-	if (in)
+	if (in && !untold(true))
 		switched_in(next, begin);
 	cpu = cpu_get();
 	if (!cpu)

@@ -55,4 +55,23 @@ static __always_inline __u32 scheduler_state(__u64 scheduler, __u64 proc)
 	return STATE_PROCESS;
 }
 
+/* Now and then the kernel does not tell of a switch (6.18: of one in some ten thousand).
+ * What it counts of the thread's time says how long it ran all the same: it was told of
+ * last at `since`, with `exec` ns run (0: not known, then it did not run), and is now. Never
+ * more than has passed. */
+static __always_inline __u64 ran_since(struct task_struct *task, __u64 since, __u64 exec, __u64 now)
+{
+	__u64 all = now > since ? now - since : 0, ran = task->se.sum_exec_runtime - exec;
+
+	return !exec ? 0 : ran < all ? ran : all;
+}
+
+/* For tests. */
+static __always_inline bool untold(bool in)
+{
+	__s32 every = in ? cfg.untold : -cfg.untold;
+
+	return every > 0 && !(bpf_get_prandom_u32() % (__u32)every);
+}
+
 #endif

@@ -106,10 +106,12 @@ static void config_fill(struct session *s)
 	struct config *c = &s->config;
 	const struct layout *l = s->vm ? s->vm->layout : NULL;
 	struct code_range range;
+	const char *untold = getenv("BEAMRAY_UNTOLD");
 	struct image_symbol sym;
 	uint64_t mask;
 
 	c->tgid = (uint32_t)target_pid(s->target);
+	c->untold = untold ? (int32_t)strtol(untold, NULL, 10) : 0;
 	pid_namespace(c);
 	if (!l || !s->code)
 		return;

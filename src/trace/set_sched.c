@@ -157,6 +157,20 @@ static bool asleep(struct target *t, pid_t tid)
 	return sleeps;
 }
 
+/* Nanoseconds that it ran, as the kernel counts them; 0: not known. */
+static uint64_t ran(struct target *t, pid_t tid)
+{
+	uint64_t ns = 0;
+	char path[64], *text;
+
+	snprintf(path, sizeof(path), "task/%d/schedstat", (int)tid);
+	if (target_proc_read(t, path, 4096, &text) < 0)
+		return 0;
+	ns = strtoull(text, NULL, 10);
+	free(text);
+	return ns;
+}
+
 /* Names and times for the threads that are there. What a program has seen already
  * stays as it is. */
 static void seed(struct sched_set *c)
@@ -170,7 +184,8 @@ static void seed(struct sched_set *c)
 		return; /* the kernel knows them by other numbers */
 	n = system_threads(s->target, &v);
 	for (ssize_t i = 0; i < n; i++) {
-		struct sched_thread t = { .since = session_now_ns() };
+		struct sched_thread t = { .since = session_now_ns(),
+					  .exec = ran(s->target, v[i].tid) };
 		uint32_t tid = (uint32_t)v[i].tid;
 		unsigned role;
 
@@ -179,6 +194,8 @@ static void seed(struct sched_set *c)
 		role = names_role(s->names, tid);
 		if (t.class == SCHED_BLOCKED && role >= ROLE_SCHEDULER && role <= ROLE_DIRTY_IO)
 			t.class = SCHED_IDLE;
+		/* ready without being switched to: it waits for a processor */
+		t.away = t.class == SCHED_RUNNING ? SCHED_PREEMPTED : t.class;
 		bpf_map_update_elem(fd, &tid, &t, BPF_NOEXIST);
 	}
 	if (n >= 0)

@@ -10,9 +10,9 @@ from lab import Tap, releases  # noqa: E402
 from traced import CHAIN, Denied, erlang, naps  # noqa: E402
 
 
-def check(tap, label, release, kind):
-    label = "%s %s" % (label, kind)
-    out, slept = naps(tap, label, release, kind)
+def check(tap, label, release, kind, untold=0):
+    label = "%s %s%s" % (label, kind, ", 1 switch in %d untold" % untold if untold else "")
+    out, slept = naps(release, kind, environ={"BEAMRAY_UNTOLD": "%d" % untold})
     mine = [s for s in out["stacks"] if any(f.startswith("n:nap@") for f in s["frames"])]
     found = sum(s["weight"] for s in mine)
     tap.ok("%s: blocked for %.1f ms, the NIF says %.1f" % (label, found / 1e6, slept / 1e6),
@@ -39,6 +39,7 @@ def main():
             try:
                 for kind in ("nap_normal", "nap_dirty"):
                     check(tap, "OTP " + release, release, kind)
+                check(tap, "OTP " + release, release, "nap_dirty", untold=3)
             except Denied as e:
                 tap.skip("OTP %s blocked time" % release, str(e))
 

@@ -37,7 +37,7 @@ def growth(tap, label, release, inside):
 
 
 def offcpu(tap, label, release, inside):
-    out, slept = naps(tap, label, release, "nap_dirty", namespaces=True, inside=inside)
+    out, slept = naps(release, "nap_dirty", namespaces=True, inside=inside)
     stacks = mine(out, "nap")
     found = sum(s["weight"] for s in stacks)
     tap.ok("%s blocked for %.1f ms, the NIF says %.1f" % (label, found / 1e6, slept / 1e6),
