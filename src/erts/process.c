@@ -346,6 +346,22 @@ size_t process_pid_label(struct vm *vm, uint64_t pid, char *buf, size_t size)
 
 /* ---- schedulers ----------------------------------------------------------- */
 
+int scheduler_runs(struct vm *vm, struct scheduler *s)
+{
+	const struct layout *l = vm->layout;
+	struct process p;
+	int ret;
+
+	s->process = s->pid = s->port = 0;
+	ret = vm_read_field(vm, s->addr, l->ErtsSchedulerData__current_process, &s->process);
+	if (ret)
+		return ret;
+	vm_read_field(vm, s->addr, l->ErtsSchedulerData__current_port, &s->port);
+	if (s->process && !process_read(vm, s->process, &p))
+		s->pid = p.pid;
+	return 0;
+}
+
 static int add_schedulers(struct vm *vm, enum anchor_id anchor, enum scheduler_kind kind,
 			  struct scheduler **v, size_t *n)
 {
@@ -373,7 +389,6 @@ static int add_schedulers(struct vm *vm, enum anchor_id anchor, enum scheduler_k
 	for (i = 0; i < limit; i++) {
 		struct scheduler s = { .addr = array + i * stride, .kind = kind };
 		uint64_t number;
-		struct process p;
 		void *larger;
 
 		/* The array has no length of its own: it ends where the numbers do. */
@@ -383,12 +398,9 @@ static int add_schedulers(struct vm *vm, enum anchor_id anchor, enum scheduler_k
 				  &number) ||
 		    number != i + 1 ||
 		    vm_read_field(vm, s.addr, l->ErtsSchedulerData__tid, &s.pthread) ||
-		    vm_read_field(vm, s.addr, l->ErtsSchedulerData__current_process, &s.process))
+		    scheduler_runs(vm, &s))
 			break;
-		vm_read_field(vm, s.addr, l->ErtsSchedulerData__current_port, &s.port);
 		s.number = (unsigned)number;
-		if (s.process && !process_read(vm, s.process, &p))
-			s.pid = p.pid;
 		larger = realloc(*v, (*n + 1) * sizeof(**v));
 		if (!larger)
 			return -ENOMEM;

@@ -74,6 +74,8 @@ struct scheduler {
 /* All schedulers of all kinds; the caller frees *out. Returns their number or a
  * negative errno. */
 ssize_t schedulers_read(struct vm *vm, struct scheduler **out);
+/* Reads anew what one of them runs: process, pid and port. Returns 0 or a negative errno. */
+int scheduler_runs(struct vm *vm, struct scheduler *s);
 /* "scheduler 1", "dirty cpu 2", "dirty io 3" */
 void scheduler_role(const struct scheduler *s, char *buf, size_t size);
 

@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define TRIES 4
+
 enum { MAX, HIGH, NORMAL }; /* PRIORITY_*, erl_process.h: the order of prio_info[] */
 
 static const char *state_of(struct vm *vm, const struct scheduler *s)
@@ -60,14 +62,36 @@ static bool nif_module(struct vm *vm, const struct scheduler *s, uint64_t *atom)
 	       !vm_read_field(vm, module, l->Module__module, atom);
 }
 
-int run_queue_read(struct vm *vm, const struct scheduler *s, struct run_queue *out)
+/* What it is at, twice the same; one that never stays with anything has no NIF to show. */
+static int activity_read(struct vm *vm, struct scheduler *s, struct run_queue *out)
+{
+	struct scheduler before;
+	unsigned i;
+	int ret;
+
+	for (i = 0; i < TRIES; i++) {
+		ret = scheduler_runs(vm, s);
+		if (ret)
+			return ret;
+		if (i && s->process == before.process && s->port == before.port)
+			return 0;
+		before = *s;
+		out->state = state_of(vm, s);
+		out->in_nif = nif_module(vm, s, &out->nif_module);
+	}
+	out->in_nif = false;
+	return 0;
+}
+
+int run_queue_read(struct vm *vm, struct scheduler *s, struct run_queue *out)
 {
 	const struct layout *l = vm->layout;
 	int ret;
 
 	memset(out, 0, sizeof(*out));
-	out->state = state_of(vm, s);
-	out->in_nif = nif_module(vm, s, &out->nif_module);
+	ret = activity_read(vm, s, out);
+	if (ret)
+		return ret;
 	ret = vm_read_field(vm, s->addr, l->ErtsSchedulerData__run_queue, &out->addr);
 	if (!ret && !out->addr)
 		ret = -ENOENT;

@@ -17,7 +17,8 @@ struct run_queue {	   /* UINT64_MAX: could not be read */
 	bool in_nif;
 };
 
-/* Errors: -ENOENT, -EFAULT ... when the scheduler has no queue that can be read. */
-int run_queue_read(struct vm *vm, const struct scheduler *s, struct run_queue *out);
+/* What the scheduler runs is read anew into *s, so that it, its state and its NIF are of one
+ * moment. Errors: -ENOENT, -EFAULT ... when it has no queue that can be read. */
+int run_queue_read(struct vm *vm, struct scheduler *s, struct run_queue *out);
 
 #endif
