@@ -75,6 +75,11 @@ static int collect(void *arg)
 	o->vm->res = j->run.look->res;
 	ret = j->what->collect(&j->run, &j->err);
 	o->vm->res = NULL;
+	if (ret == 0 && j->run.look->res && residency_swapped(j->run.look->res))
+		listing_note(j->run.listing,
+			     "%.1f MiB of the node are swapped out and were not read: what is "
+			     "missing, or seems to have changed, may lie there.",
+			     (double)residency_swapped(j->run.look->res) / 1048576.0);
 	if (ret == 0)
 		ret = target_check(o->target, &j->err);
 	return ret;

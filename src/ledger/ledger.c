@@ -618,9 +618,10 @@ static void notes_write(struct build *b)
 		note(b, "libc heap: %s", l->libc->why);
 	if (c->torn)
 		note(b,
-		     "%llu of %zu carriers kept changing while they were read: split by their own "
-		     "counters",
-		     (unsigned long long)c->torn, c->n);
+		     "%llu of %zu carriers kept changing while they were read%s: split by their "
+		     "own counters",
+		     (unsigned long long)c->torn, c->n,
+		     l->res && residency_swapped(l->res) ? ", or are swapped out in part" : "");
 	if (c->lost_bytes > g->rss / 1000)
 		note(b, "carriers of %.1f MiB are in the VM's counters but were not found",
 		     MIB(c->lost_bytes));

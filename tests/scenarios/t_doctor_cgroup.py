@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+from cgroups import Cgroups  # noqa: E402
 from clinic import Doctor  # noqa: E402
 from lab import LONG, Node, Tap, beamray, enter, memory, releases  # noqa: E402
 
@@ -26,62 +27,6 @@ MIB = 1 << 20
 # 4 MB a second for a minute at most; the limit is farther away: nothing is killed
 LEAK = ("ill", "start", "100", "600", "nif", "leak", "malloc", "400", "1000")
 ROOM = 320 * MIB
-
-
-class Cgroups:
-    """The three groups; raises OSError where they cannot be had."""
-
-    def __init__(self):
-        self.point, self.v2 = hierarchy()
-        self.outer = self.point / ("beamray-test-%d" % os.getpid())
-        self.node, self.beside = self.outer / "node", self.outer / "beside"
-
-    def __enter__(self):
-        try:
-            self.outer.mkdir()
-            if self.v2:
-                (self.outer / "cgroup.subtree_control").write_text("+memory")
-            self.node.mkdir()
-            self.beside.mkdir()
-        except OSError:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        for group in (self.node, self.beside, self.outer):
-            for _ in range(50):  # what ended a moment ago may still be counted
-                try:
-                    group.rmdir()
-                    break
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    time.sleep(0.1)
-
-    def usage(self, group):
-        name = "memory.current" if self.v2 else "memory.usage_in_bytes"
-        return int((group / name).read_text())
-
-    def limit(self, group, size=None):
-        """Sets it, or says what it is."""
-        file = group / ("memory.max" if self.v2 else "memory.limit_in_bytes")
-        if size:
-            file.write_text("%d" % size)
-        return int(file.read_text())
-
-
-def hierarchy():
-    """Mount point of the one that counts memory, and whether it is version 2."""
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, point, kind, options = line.split()[:4]
-        point = Path(point)
-        if kind == "cgroup" and "memory" in options.split(","):
-            return point, False
-        if kind == "cgroup2" and "memory" in (point / "cgroup.controllers").read_text().split():
-            (point / "cgroup.subtree_control").write_text("+memory")
-            return point, True
-    raise OSError("no cgroup file system that counts memory is mounted")
 
 
 class Samples:
