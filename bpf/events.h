@@ -153,9 +153,9 @@ struct config {
 	__u64 exe_start, exe_end, text_start, text_end;
 	/* a word of the VM's that changes as code is loaded, under a mask; 0: none */
 	__u64 code_word, code_mask;
-	/* for tests: 1 in so many switches to a thread (below 0: away from it) is as if the
-	 * kernel did not tell of it; 0: none */
-	__s32 untold;
+	/* for tests: 1 in so many switches to a thread is as if the kernel did not tell of it;
+	 * 0: none */
+	__u32 untold;
 	__u32 pad;
 };
 

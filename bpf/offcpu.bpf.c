@@ -132,7 +132,7 @@ static __always_inline void comes_back(struct task_struct *task)
 SEC("tp_btf/sched_switch")
 int BPF_PROG(offcpu_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
-	if (is_task_of_target(next) && !untold(true))
+	if (is_task_of_target(next) && !untold())
 		comes_back(next);
 	if (is_task_of_target(prev) && !preempt && !task_runnable(prev))
 		leaves(ctx, prev);

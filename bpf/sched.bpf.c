@@ -132,9 +132,9 @@ int BPF_PROG(sched_switch, bool preempt, struct task_struct *prev, struct task_s
 	if (!out && !in)
 		return 0;
 	begin = bpf_ktime_get_ns();
-	if (out && !untold(false))
+	if (out)
 		switched_out(prev, preempt || task_runnable(prev), begin);
-	if (in && !untold(true))
+	if (in && !untold())
 		switched_in(next, begin);
 	cpu = cpu_get();
 	if (!cpu)

@@ -67,11 +67,9 @@ static __always_inline __u64 ran_since(struct task_struct *task, __u64 since, __
 }
 
 /* For tests. */
-static __always_inline bool untold(bool in)
+static __always_inline bool untold(void)
 {
-	__s32 every = in ? cfg.untold : -cfg.untold;
-
-	return every > 0 && !(bpf_get_prandom_u32() % (__u32)every);
+	return cfg.untold && !(bpf_get_prandom_u32() % cfg.untold);
 }
 
 #endif

@@ -111,7 +111,7 @@ static void config_fill(struct session *s)
 	uint64_t mask;
 
 	c->tgid = (uint32_t)target_pid(s->target);
-	c->untold = untold ? (int32_t)strtol(untold, NULL, 10) : 0;
+	c->untold = untold ? (uint32_t)strtoul(untold, NULL, 10) : 0;
 	pid_namespace(c);
 	if (!l || !s->code)
 		return;
