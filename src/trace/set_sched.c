@@ -160,8 +160,8 @@ static bool asleep(struct target *t, pid_t tid)
 /* Nanoseconds that it ran, as the kernel counts them; 0: not known. */
 static uint64_t ran(struct target *t, pid_t tid)
 {
-	uint64_t ns = 0;
 	char path[64], *text;
+	uint64_t ns;
 
 	snprintf(path, sizeof(path), "task/%d/schedstat", (int)tid);
 	if (target_proc_read(t, path, 4096, &text) < 0)
